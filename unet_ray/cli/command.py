@@ -25,8 +25,8 @@ from unet_ray.storage.temporary import remove_dead
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Ray warns about ten small actors of its own, which are no mistake of the user. It reads this
-# variable when it is imported, which happens later.
+# Ray warns when ten small actors run, which is no mistake of the user. It reads this variable when
+# it is imported, which happens later.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "PYTHON worker processes have been started")
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -89,7 +89,7 @@ def run(
         # Ray wraps the error of a task in one of its own, whose text has a traceback
         said = CredentialsError.find(error) or getattr(error, "cause", None) or error
         _end(error.exit_code, str(said))
-    except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM, which Ray turns into the latter
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM through Ray
         _end(1, "interrupted; what is written is kept, run again to go on", at_once=True)
     except Exception as error:
         if not is_disk_full(error) and not CredentialsError.find(error):
@@ -103,7 +103,7 @@ def _end_at_signals() -> None:
     stopped_at: list[float] = []
 
     def stop(number: int, _: object) -> None:
-        """Raise at the first signal; end the process at one that comes much later."""
+        """Raise at the first signal; end the process at another after `_PATIENCE_S`."""
         # during `ray.init` Ray's handler comes first, and its alarm would abort this process
         signal.alarm(0)
         if stopped_at:
@@ -134,7 +134,7 @@ def _end(code: int, message: str | None = None, at_once: bool = False) -> NoRetu
         message: Message of the error; None: there is none.
         at_once: Whether to exit without running the destructors of C++ code.
     """
-    _ignore_signals()  # the outcome is decided, and what follows only ends processes
+    _ignore_signals()  # the outcome is decided; the rest only ends processes
     if message:
         show(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
@@ -143,7 +143,7 @@ def _end(code: int, message: str | None = None, at_once: bool = False) -> NoRetu
         with _kept_ignored():
             ray.shutdown()
         _ignore_signals()
-        remove_dead()  # what its workers had no time to remove
+        remove_dead()  # files that its workers had no time to remove
     if at_once:
         # the signal may have interrupted Ray's C++ code anywhere, and its destructors might crash
         atexit._run_exitfuncs()
@@ -158,9 +158,9 @@ def _end(code: int, message: str | None = None, at_once: bool = False) -> NoRetu
 def _kept_ignored() -> Iterator[None]:
     """Ignore signals throughout the `with` block.
 
-    While Ray ends, its C++ code puts the system's default for SIGTERM in place, seconds before it
+    While Ray ends, its C++ code restores the system's default for SIGTERM seconds before it
     returns; a second SIGTERM would then end this process with another exit code. Python can set
-    handlers only in the main thread, which is busy, so another one asks the C library.
+    handlers only in the main thread, which is busy, so another thread calls the C library.
     """
     set_handler = ctypes.CDLL(None).signal
 

@@ -32,7 +32,7 @@ COLUMNS = {
 
 
 def main(config: EvaluateConfig, ray_address: str) -> None:
-    """Evaluate; print the metrics, the worst images, and what was written where."""
+    """Evaluate; print the metrics, the worst images, and the files that were written."""
     from unet_ray.evaluation.evaluate import evaluate
 
     result = evaluate(config, ray_address)
@@ -65,7 +65,7 @@ def table(result: EvaluateResult) -> list[str]:
 
 
 def worst(result: EvaluateResult) -> list[str]:
-    """Return the worst images, a line each: the mean Dice and, for several classes, each one's."""
+    """Return a line per worst image: its mean Dice and, for several classes, that of each."""
     lines = [f"worst {len(result.worst)} of {result.images} images, by Dice"]
     for image in result.worst:
         line = f"{image['dice']:.4f}  {image['image_uri']}"

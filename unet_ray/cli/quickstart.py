@@ -25,7 +25,7 @@ class QuickstartConfig:
 
 
 def main(config: QuickstartConfig, ray_address: str) -> None:
-    """Run every step, and print what it found, and where that is."""
+    """Run every step, and print its results and their paths."""
     from unet_ray.evaluation.config import EvaluateConfig
     from unet_ray.evaluation.evaluate import evaluate
     from unet_ray.segmentation.config import SegmentConfig
@@ -79,7 +79,7 @@ def main(config: QuickstartConfig, ray_address: str) -> None:
 
 
 def _draw(tables_uri: str) -> bytes:
-    """Return a PNG of the first images, each as it is and with its regions."""
+    """Return a PNG of the first images, each beside a copy with its regions."""
     import pyarrow.compute as pc
 
     from unet_ray.imaging.codecs.sandbox import process_decoder

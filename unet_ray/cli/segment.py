@@ -27,7 +27,7 @@ def main(config: SegmentConfig, ray_address: str) -> None:
 
 
 def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
-    """Return what a run did, in a few lines."""
+    """Summarise a run in a few lines."""
     from unet_ray.segmentation.result import describe_archived, describe_other_sizes
 
     notes = []

@@ -20,9 +20,9 @@ from unet_ray.text import escape_controls
 
 
 class LastingStream:
-    """A text stream that escapes control characters, and drops text that has no reader any more.
+    """A text stream that escapes control characters, and drops text once its reader is gone.
 
-    A run must not fail for a terminal or pipe that is gone, or for a log on a full disk.
+    A run must not fail because a terminal or pipe is gone, or the disk of its log is full.
 
     Args:
         stream: Stdout or stderr; None where the process has none.
@@ -30,7 +30,7 @@ class LastingStream:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
-        if isinstance(self._stream, io.TextIOWrapper):  # the terminal may know few characters
+        if isinstance(self._stream, io.TextIOWrapper):  # the terminal may lack characters
             self._stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
@@ -65,7 +65,7 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def _give_up(self) -> None:
-        """Redirect the stream, with what is buffered and written later, to the null device."""
+        """Redirect the stream, with its buffer and all later text, to the null device."""
         with suppress(OSError, ValueError):  # the stream may have no file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(config: VerifyConfig, ray_address: str) -> None:
-    """Verify, and print what is wrong."""
+    """Verify an output, and print the breaches."""
     from unet_ray.output.verify import verify
 
     result = verify(config, ray_address)

@@ -18,7 +18,7 @@ class PoolPlan:
     """Size of a pool of predictor actors, and the resources of each actor."""
 
     least: int
-    """Fewest actors, which the cluster must be able to hold."""
+    """Smallest number of actors; the cluster must be able to hold them."""
     most: int
     """Largest number of actors. All are requested at once, so that the nodes they need come up
     together."""
@@ -55,10 +55,10 @@ class PoolPlan:
     def strategy(self, calls: int = 1) -> ActorPoolStrategy:
         """Return the pool as a strategy of Ray Data.
 
-        While the cluster cannot hold them, Ray Data withdraws requested actors above the smallest
-        size, so that no node would ever come for them. Therefore the smallest size equals the
-        largest one if nodes may come. At the end of the input, Ray Data releases actors one by one
-        in any case.
+        Ray Data withdraws requests for actors above the smallest size while the cluster cannot hold
+        them, so an autoscaler would never add nodes for them. If nodes may come, the smallest size
+        therefore equals the largest one. At the end of the input, Ray Data releases actors one by
+        one in any case.
 
         Args:
             calls: Concurrent calls per actor, each in a thread.

@@ -15,13 +15,13 @@ _PING_S = 30.0
 
 @ray.remote(num_cpus=0)
 class _Begun:
-    """Holds the nodes on which work on each block was begun and not ended."""
+    """Holds, for each block, the nodes on which work began and has not ended."""
 
     def __init__(self) -> None:
         self._nodes: defaultdict[str, list[str]] = defaultdict(list)
 
     def begin(self, key: str, node: str, is_retry: bool) -> int:
-        """Note a begin, and return how many earlier processes died on nodes that live."""
+        """Note a start, and return how many earlier processes died on nodes that are alive."""
         before = self._nodes[key]
         num_deaths = 0
         if is_retry:
@@ -37,9 +37,9 @@ class _Begun:
 class Attempts:
     """Tells a retried task how many of its earlier processes died.
 
-    Ray retries a task whose process or node died, without end and without telling it why. This
-    object travels to the tasks, and works as long as the `with` block runs. A first attempt does
-    not wait for an answer.
+    Ray retries a task whose process or node died without limit, and does not tell the task why.
+    This object travels to the tasks, and works as long as the `with` block runs. A first attempt
+    does not wait for an answer.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Attempts:
 
 
 def _answer() -> None:
-    """Answer by ending at once."""
+    """Do nothing: a task that ends shows that its node is alive."""
 
 
 def is_node_alive(node: str) -> bool:

@@ -15,14 +15,14 @@ _BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def cpu_has_bfloat16(cpu_info: str = _CPU_INFO) -> bool:
-    """Tell whether this machine's CPU multiplies in bfloat16, as far as Linux tells it.
+    """Tell whether this machine's CPU multiplies in bfloat16, as far as Linux shows it.
 
     Args:
         cpu_info: File that lists the flags of the CPUs.
     """
     try:
         found = Path(cpu_info).read_text(errors="replace")
-    except OSError:  # another system
+    except OSError:  # not Linux
         return False
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", found, re.MULTILINE)
     return bool(lines) and all(_BFLOAT16 & set(line.split()) for line in lines)

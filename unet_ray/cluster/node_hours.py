@@ -26,7 +26,7 @@ class NodeHours:
 
     @property
     def by_type(self) -> dict[str, float]:
-        """Hours by type of node, as the cluster's configuration names it, else `node`."""
+        """Hours by type of node: its name in the cluster's configuration, or `node` without one."""
         return {kind: seconds / 3600 for kind, seconds in sorted(self._seconds.items())}
 
     @contextmanager
@@ -40,7 +40,7 @@ class NodeHours:
         """Count the time since the last call for each node that is up."""
         now = time.monotonic()
         since_s, self._counted_at = now - self._counted_at, now
-        with suppress(Exception):  # if the cluster is lost, what was counted stays
+        with suppress(Exception):  # if the cluster is lost, the hours so far stay
             for node in ray.nodes():
                 if node["Alive"]:
                     kind = node.get("Labels", {}).get(_TYPE_LABEL, ANY_NODE)

@@ -64,7 +64,7 @@ class ProgressBoard:
 
     def show_now(self) -> None:
         """Show the messages since the last call without waiting for the interval to end."""
-        # a run must not fail for lost progress, or for a terminal that is gone
+        # a run must not fail because progress is lost or the terminal is gone
         with self._showing, suppress(Exception):
             taken = ray.get(self._messages.take.remote(), timeout=30)
             if taken:

@@ -55,12 +55,12 @@ def limited_blocks(block_bytes: int, limit_bytes: int | None = None) -> Iterator
 
     By default Ray Data joins the output of a task up to 128 MiB, and a fast stage runs ahead of a
     slow one until the object store is half full, even if nothing is gained. Blocks must be small
-    against the limit, or they starve the slow stage: no task starts while its possible output
-    exceeds what is left of the limit.
+    compared with the limit, or the slow stage starves: no task starts while its possible output
+    exceeds the rest of the limit.
 
     Args:
         block_bytes: Size up to which the output of a task is joined.
-        limit_bytes: Largest use of the object store; None leaves it to Ray Data.
+        limit_bytes: Most memory of the object store to use; None leaves it to Ray Data.
     """
     context = DataContext.get_current()
     options = context.execution_options
@@ -81,7 +81,7 @@ class BlockStream:
 
     The thread that takes them never waits inside Ray: a signal or a time limit can end its wait,
     and nothing that it holds is lost. At the end of the block all tasks of the dataset are ended.
-    This is one long wait, not a call that comes again and again (`periodic.every`).
+    This is one long wait, not a repeated call (`periodic.every`).
 
     Args:
         dataset: Dataset to run.
@@ -108,7 +108,7 @@ class BlockStream:
             self._thread.join(1)
 
     def take(self, timeout_s: float) -> Block | None:
-        """Return the next block; None if there is none yet, or none any more.
+        """Return the next block; None if none is ready within the timeout, or none is left.
 
         Args:
             timeout_s: Longest time to wait (s).
@@ -179,7 +179,7 @@ class _PauseBetweenSteps(ExecutionCallback):
 
 
 def bytes_between(stats: DatasetStatsSummary) -> int:
-    """Return the number of bytes that the operators of a dataset handed to each other.
+    """Return the number of bytes passed between the operators of a dataset.
 
     Args:
         stats: Summary that `get_stats_summary()` of the dataset returns.

@@ -59,8 +59,8 @@ class Capacity:
             remedy: Remedy that the message gives.
 
         Raises:
-            InputError: The GPUs cannot come. Without an autoscaler this is known at once, with one
-                as soon as it says so.
+            InputError: The GPUs cannot come. Without an autoscaler this is known at once; with one,
+                as soon as it reports so.
         """
         if self.gpus >= count:
             return
@@ -101,8 +101,8 @@ def _is_refused(num_bundles: int) -> bool:
 def gpu_worker_cpus(have: Capacity) -> float:
     """Return the logical CPUs of a GPU worker.
 
-    With a worker on every GPU, a quarter of the CPUs is left to Ray Data's tasks. Nothing is known
-    of nodes that are still to come, except that each has one CPU.
+    With a worker on every GPU, a quarter of the CPUs is left to Ray Data's tasks. Nodes that are
+    still to come are assumed to have one CPU each.
     """
     limit = 1.0 if have.grows else 4.0
     shares = [0.75 * node["CPU"] / node["GPU"] for node in have.nodes if node.get("GPU")]
@@ -113,9 +113,8 @@ def worker_cpus(have: Capacity, least: int) -> float:
     """Return the logical CPUs of a CPU worker.
 
     The share lets `least` workers start and leaves CPUs to Ray Data's tasks. Elastic training fills
-    each node with as many workers as its CPUs hold, so that the largest node must have half a CPU
-    left when it is full. If no node with CPUs is up, nothing is known of the nodes that will come,
-    and the share is one.
+    each node with as many workers as its CPUs hold, so the largest node must have half a CPU left
+    when it is full. If no node with CPUs is up, future nodes are unknown, and the share is 1.
 
     On one node of 2 CPUs: 1.5 for one worker, 0.75 for two; on 8 CPUs: 6, 3, 2.07, …
 

@@ -90,11 +90,11 @@ def _default_environment(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def _kept_handlers(only_functions: bool = False) -> Iterator[None]:
-    """Put the handlers of SIGINT and SIGTERM back after the `with` block.
+    """Restore the handlers of SIGINT and SIGTERM after the `with` block.
 
     Args:
-        only_functions: Whether to put back only Python functions, so that a handler which the block
-            sets stays if there was none before.
+        only_functions: Whether to restore only Python functions; where there was none, a handler
+            that the block sets stays.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -111,10 +111,10 @@ def _kept_handlers(only_functions: bool = False) -> Iterator[None]:
 def quiet_ray() -> Iterator[None]:
     """Silence Ray's progress bars and logs in the `with` block, then restore the host's settings.
 
-    It restores the levels of Ray's loggers, the handlers of SIGINT and SIGTERM, of which Ray Train
-    and Ray replace one each for good, and, in this process's context of Ray Data, the progress bars
-    and the list of callback classes (see `calm_ray_data` and `call_back`). It also decorates
-    functions: `@quiet_ray()`.
+    It restores the levels of Ray's loggers; the handlers of SIGINT and SIGTERM, since Ray Train and
+    Ray each replace one of them; and, in this process's context of Ray Data, the progress bars and
+    the list of callback classes (see `calm_ray_data` and `call_back`). It also decorates functions:
+    `@quiet_ray()`.
     """
     context = DataContext.get_current()
     levels = {name: logging.getLogger(name).level for name in _RAY_LOGGERS}

@@ -83,7 +83,7 @@ class EvaluateResult:
 
         `image_iou`, `image_dice` and `adapted_rand_error` are means over the images in which they
         are defined: those in which the class is present or found (for the last one: present). All
-        others come from counts added up over all images.
+        others come from counts summed over all images.
         """
         values = {name: found[0] for name, found in pool_metrics(self.counts).items()}
         totals = dict(zip(COUNTS, self.counts.sum(0).T, strict=True))
@@ -115,7 +115,7 @@ class EvaluateResult:
     def _describe_groups(self) -> dict[str, Any]:
         """Return what groups are, how many there are, and the figures of each if it has several.
 
-        Figures come from counts added up over the images of the group.
+        Figures come from counts summed over the images of the group.
         """
         names = list(dict.fromkeys(self.groups))
         about = {"by": self.grouping.by if self.grouping else "image", "count": len(names)}
@@ -194,7 +194,7 @@ def evaluate(config: EvaluateConfig, ray_address: str = "local") -> EvaluateResu
         Counts of every image.
 
     Raises:
-        InputError: Anything that cannot work.
+        InputError: The flags, the model or the labelled images cannot be used.
     """
     model = load_model(Storage.of(config.model, read_store_options(config, "model")))
     options = read_store_options(config, "output")
@@ -257,8 +257,8 @@ def _recall_colours(
 ) -> tuple[EvaluateConfig, tuple[ClassSpec, ...]]:
     """Return the settings and classes with the colours that masks had in training, if they had any.
 
-    Nothing in the record of a training is taken for granted: another program, or an earlier version
-    of this one, may have written the model.
+    The record of a training may have any content: another program, or an earlier version of this
+    one, may have written the model.
     """
     labelling = model.training.get("labelling")
     if not isinstance(labelling, dict):

@@ -1,4 +1,4 @@
-"""Hashes of the bytes that an image is decoded from, whatever etag a store gives them."""
+"""Hashes of the bytes that an image is decoded from; they do not depend on a store's etags."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unet_ray.storage.storage import Storage
 
 _CHUNK_BYTES = 2**22
 _CHUNKS = 4
-"""Chunks of a file that are fetched side by side."""
+"""Chunks of a file that are fetched in parallel."""
 
 
 def hash_read(data: bytes | PlaneFile) -> str | None:
     """Return the hash of an image as `read_encoded` returned it.
 
     Returns:
-        The sha256 that `hash_stored` returns, in hexadecimal; None where not all of it was read.
+        The sha256 that `hash_stored` returns, in hexadecimal; None if only part of it was read.
     """
     if isinstance(data, bytes):
         return sha256(data).hexdigest()
@@ -44,8 +44,8 @@ def hash_stored(
         etag: ETag of the file when it was listed; None accepts any content.
 
     Returns:
-        The sha256 of the file in hexadecimal; of one of several images in it, of its place and the
-        bytes of its pages.
+        The sha256 in hexadecimal: of the file or, for one of several images in it, of the image's
+        place and the bytes of its pages.
 
     Raises:
         ImageError: Same as `read_encoded`.
@@ -64,7 +64,7 @@ def hash_stored(
 
 
 def _describe(place: ImagePlace) -> bytes:
-    """Return what is known of an image beside the bytes of its pages."""
+    """Return the place of an image, as bytes to hash with those of its pages."""
     return json.dumps([place.file_size, place.to_json()], sort_keys=True).encode()
 
 

@@ -24,7 +24,7 @@ def open_encoded(
 ) -> RangeFile:
     """Open an image whose bytes are fetched only when they are read.
 
-    Its size is what the store says: a manifest may state another one. Reading raises the same
+    Its size comes from the store, because a manifest may state a wrong one. Reading raises the same
     errors as `read_encoded`.
 
     Args:
@@ -43,9 +43,9 @@ def open_encoded(
 
 
 def open_header(access: Storage, uri: str, place: ImagePlace | None = None) -> RangeFile:
-    """Open an image of which only the header is read; that of most files is fetched here.
+    """Open an image to read only its header, which is fetched here for most files.
 
-    Who then reads it, one file at a time in a decoder, does not wait for a store.
+    A decoder, which reads one file at a time, then does not wait for a store.
 
     Args:
         access: Storage that opens the URI.
@@ -54,7 +54,7 @@ def open_header(access: Storage, uri: str, place: ImagePlace | None = None) -> R
 
     Raises:
         OSError: The file cannot be read.
-        ImageError: As `open_encoded`.
+        ImageError: Same as `open_encoded`.
     """
     if place is not None:
         return open_encoded(access, uri, place)
@@ -82,8 +82,8 @@ def read_encoded(
         uri: URI of the file.
         place: Place of the image in a file of several pages; None for a file with one.
         etag: ETag of the file when it was listed; None accepts any content.
-        limit: Largest size of a file with one image (bytes), by what its store says; None: there
-            is none.
+        limit: Largest size of a file with one image (bytes), as its store states it; None: no
+            limit.
 
     Returns:
         Whole content of the file, or the image in it with its bytes already fetched.
@@ -135,7 +135,7 @@ def find_places(finder: ImageFinder, access: Storage, entry: FileEntry) -> list[
 def find_place(
     finder: ImageFinder, access: Storage, entry: FileEntry, key: ImageKey
 ) -> ImagePlace | None:
-    """Return the place of an image in its file; None for a file whose only image is itself.
+    """Return the place of an image in its file; None if the file itself is the image.
 
     Raises:
         ImageError: There is no such image.
@@ -150,7 +150,7 @@ def find_place(
 
 
 def describe_absent(path: str, key: ImageKey, places: Sequence[ImagePlace]) -> str:
-    """Say that a file of some images does not hold the one that is asked for."""
+    """Return a message that a file does not hold the image that is asked for."""
     names = [image_uri("", place.key).removeprefix("#") for place in places]
     asked = image_uri("", key).removeprefix("#") or "image of the whole file"
     if not names:

@@ -27,7 +27,7 @@ def read_file(
         access: Storage that opens the URI.
         uri: URI of the file.
         etag: ETag of the file when it was listed; None accepts any content.
-        limit: Largest size of the file (bytes), by what its store says; None: there is none.
+        limit: Largest size of the file (bytes), as its store states it; None: no limit.
 
     Raises:
         ImageError: `missing`, `denied`, `archived`, `network`, `changed` or `unreadable`;

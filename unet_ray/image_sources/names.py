@@ -28,7 +28,7 @@ def image_uri(file_uri: str, key: ImageKey) -> str:
 
 
 def is_among(key: ImageKey, axes: Mapping[str, int]) -> bool:
-    """Tell whether an image has the values of all given axes, which names call `s`, `t`, `z`."""
+    """Tell whether an image has all of the given values of the axes `s`, `t` and `z`."""
     return all(getattr(key, _FIELDS[axis]) == value for axis, value in axes.items())
 
 
@@ -55,7 +55,7 @@ def file_uri_sql(image_uri: str, pages: str) -> str:
     Args:
         image_uri: Column with the name of the image.
         pages: Column with the number of images in its file; the name of a file with one image is
-            never split, whatever it looks like.
+            never split, even if it seems to have keys.
     """
     return (
         f"CASE WHEN {pages} > 1 THEN regexp_replace({image_uri}, '{_KEYS}', '') "
@@ -66,8 +66,8 @@ def file_uri_sql(image_uri: str, pages: str) -> str:
 def keys_sql(image_uri: str, pages: str) -> str:
     """Return an SQL expression for the keys in the name of an image: `#s,z`, or `` without any.
 
-    The keys, and the number of images in the file, are the *naming* of the image. A file that is
-    read in another way than before gets another naming.
+    The keys and the number of images in the file are the *naming* of the image. A file that is now
+    read differently gets another naming.
     """
     return (
         f"CASE WHEN {pages} > 1 THEN "

@@ -1,7 +1,7 @@
-"""Versions of what reads image files, which rows of the images table hold as `reader_version`.
+"""Versions of the image readers, stored in the images table as `reader_version`.
 
-Raise the number of a family by hand when it reads more than before: files of it that failed under
-an older version are tried once more.
+Raise the number of a family by hand when its reader reads more than before: its files that failed
+under an older version are tried once more.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ READER_VERSIONS: Mapping[frozenset[str], int] = {
 _OTHER_FILES = 1
 """Version for names without a known suffix, which a manifest may list."""
 NO_DATA_SUFFIXES = TIFF_SUFFIXES | {".png", ".webp"}
-"""Formats that can say which pixels hold no data. Rows without a version took these as values."""
+"""Formats that can mark pixels without data. Rows without a version took such pixels as values."""
 
 
 def reader_version(file_uri: str) -> int:
-    """Return the version of what reads a file, by its suffix."""
+    """Return the version of the reader of a file, by the file's suffix."""
     suffix = path_suffix(file_uri)
     return next(
         (version for suffixes, version in READER_VERSIONS.items() if suffix in suffixes),

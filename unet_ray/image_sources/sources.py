@@ -18,7 +18,7 @@ from unet_ray.storage.storage import FileEntry, Storage
 _MOST_DECODERS = 8
 """Largest number of processes that read headers."""
 _HEADER_S = 300.0
-"""Longest time that the headers of a file may take (s); decoding it will report the reason."""
+"""Longest time that reading the headers of a file may take (s); decoding reports the reason."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImageSource:
 
     @property
     def file(self) -> FileEntry:
-        """File of the image, as a listing names it by its URI."""
+        """File of the image as a listing entry, whose path is its URI."""
         return FileEntry(self.file_uri, self.file_uri, self.etag, self.size)
 
 
@@ -60,7 +60,7 @@ def header_decoders() -> DecoderPool:
 def expand_stacks(
     finder: ImageFinder, access: Storage, entries: Iterable[FileEntry]
 ) -> Iterator[ImageSource]:
-    """Yield one source per image: a TIFF file of several images becomes one source per image.
+    """Yield one source per image; a TIFF file with several images gives several sources.
 
     Only the headers of TIFF files are read. A file whose header cannot be read becomes one source;
     decoding it will report the reason.

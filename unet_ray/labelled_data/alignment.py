@@ -1,8 +1,8 @@
 """Sizes and orientations of images and masks that belong together.
 
-The EXIF tag of a photograph may say that it is to be turned; viewers and the decoder do so. Masks
+The EXIF tag of a photograph may say that it must be turned; viewers and the decoder turn it. Masks
 have no such tag: they may have been drawn on the picture as viewers show it, or on the samples as
-they are stored. Where the sizes do not decide between the two, the user has to.
+stored. If the sizes do not decide between the two, the user must.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LabelledArrays:
     orientation: int = 1
     """EXIF orientation of the image, unless the masks have it as well; 1: none."""
     is_stated: bool = True
-    """False if the masks have the size of the image only because their own size is not known."""
+    """False if the masks were drawn at the size of the image because they state no size."""
     valid: NDArray[np.bool_] | None = None
     """True for pixels of the image that are not missing, HW; None if none is missing."""
     channels: tuple[str, ...] = ()
@@ -73,19 +73,19 @@ class LabelledArrays:
         return "stored" if self.masks[0].shape == stored else "shown"
 
     def align(self, frame: MaskFrame) -> LabelledPixels:
-        """Return the image and its masks, turned as the image is.
+        """Return the image and its masks, turned like the image.
 
         Args:
             frame: Frame in which the masks of the set were drawn.
 
         Raises:
-            ImageError: The masks fit in the other frame only.
+            ImageError: The masks fit only in the other frame.
         """
         check_fit(self.fit, frame)
         return self._turn_masks(frame)
 
     def align_as_fits(self, frame: MaskFrame) -> LabelledPixels:
-        """Align masks as `align` does, but trust the size of masks that fit in one frame only.
+        """Align masks like `align`, but trust the size of masks that fit in only one frame.
 
         Args:
             frame: Frame of masks that fit in both.
@@ -123,7 +123,7 @@ def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: 
         have: Height and width for which the masks were drawn (px).
         shown: Height and width of the upright image (px).
         orientation: EXIF orientation of the image; 1: none.
-        rescale: True if masks of another size may be scaled, where the aspect ratio agrees.
+        rescale: True if masks of another size may be scaled, if the aspect ratio agrees.
         what: The mask, for the message.
 
     Raises:
@@ -146,7 +146,7 @@ def choose_size(have: Size, shown: Size, orientation: int, rescale: bool, what: 
 def settle_frame(
     fits: Sequence[tuple[Fit | None, str]], flag: MaskFrame | None, masks: str
 ) -> tuple[MaskFrame, list[str]]:
-    """Decide in which frame the masks of a set were drawn.
+    """Decide the frame in which the masks of a set were drawn.
 
     Args:
         fits: Fit and URI of each image; None for an image that cannot be used.
@@ -196,6 +196,6 @@ def _is_similar(have: Size, size: Size) -> bool:
     """Tell whether two sizes have the same aspect ratio, within a pixel of the smaller one."""
     small = np.array(min(have, size, key=sum))
     large = np.array(size if sum(have) <= sum(size) else have)
-    # the height of the small one that its width asks for, and its width that its height asks for
+    # height of the smaller one expected from its width, and width expected from its height
     expected = small[::-1] * large / large[::-1]
     return bool((np.abs(expected - small) <= 1).all())

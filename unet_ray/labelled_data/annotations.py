@@ -1,9 +1,9 @@
-"""Annotations: what every label file becomes, whatever its format.
+"""Annotations: the common form of label files of all formats.
 
 They hold images, objects with their outlines, and notes. Parsers (`formats`) build them in the
 decoder's child process; training and evaluation draw masks from them (`drawing`). They are two
-Arrow tables, so that a million objects take little more memory than their coordinates, and travel
-to workers without a copy.
+Arrow tables, so a million objects take little more memory than their coordinates and travel to
+workers without a copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LabelError(ValueError):
 WHOLE = -(2**31)
 """Value of `left` and `top` for run lengths that cover the whole image."""
 NO_CATEGORY = -1
-"""Category of objects whose pixels are not counted, whatever they show."""
+"""Category of objects that have no class; their pixels are not counted."""
 
 
 IMAGES = pa.schema(
@@ -140,7 +140,7 @@ class Annotations:
 
     @cached_property
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the objects, image by image, and where those of each image begin."""
+        """Rows of the objects, image by image, and the position of the first one of each image."""
         images = self.objects["image"].to_numpy()
         order = np.argsort(images, kind="stable")
         starts = np.searchsorted(images[order], np.arange(len(self.images) + 1))
@@ -157,7 +157,7 @@ class Annotations:
         return order[starts[image] : starts[image + 1]]
 
     def take_objects(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
-        """Return some rows of `objects` as dictionaries, in which points are lists of numbers."""
+        """Return some rows of `objects` as dictionaries, with points as lists of numbers."""
         return self.objects.take(pa.array(rows)).to_pylist()
 
     def objects_of(self, image: int) -> list[dict[str, Any]]:
@@ -259,7 +259,7 @@ def _read_table(source: pa.BufferReader, schema: pa.Schema) -> pa.Table:
         table = reader.read_all()
     table.validate(full=True)
     if not table.schema.equals(schema):
-        raise ValueError("other columns than those of annotations")
+        raise ValueError("the columns are not those of annotations")
     return table
 
 

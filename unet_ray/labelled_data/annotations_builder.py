@@ -1,4 +1,4 @@
-"""Builder with which parsers of label files make annotations, in whatever order they find them."""
+"""Builder of annotations, which parsers of label files call in any order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from unet_ray.labelled_data.annotations import (
 )
 
 _LARGEST_NUMBER = 1e300
-"""Largest coordinate that is stored, far beyond any that is drawn."""
+"""Largest coordinate that is stored, far larger than any that is drawn."""
 
 
 class AnnotationsBuilder:
@@ -120,7 +120,7 @@ class AnnotationsBuilder:
         crs: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Set what is known about an image.
+        """Set the properties of an image.
 
         Args:
             row: Its row.
@@ -181,7 +181,7 @@ class AnnotationsBuilder:
         self._part_ends.append(len(self._is_hole))
 
     def build(self) -> Annotations:
-        """Return what was collected."""
+        """Return the collected annotations."""
         images, row_of = self._settle_images()
         image_rows = np.zeros(0, np.int32)
         if self._image:
@@ -224,7 +224,7 @@ class AnnotationsBuilder:
         )
 
     def _settle_images(self) -> tuple[pa.Table, NDArray[np.int32]]:
-        """Return the images that are described, and for each row here its row there; -1: none."""
+        """Return the described images, and the new row of each row here; -1: none."""
         known = [row for row, each in enumerate(self._images) if each and row not in self._merged]
         row_of = np.full(len(self._images), -1, np.int32)
         row_of[known] = np.arange(len(known))
@@ -239,7 +239,7 @@ _Row = tuple[Iterable[float], bool, bytes, Iterable[int]]
 
 
 def _list_rows(part: Polygon | Runs) -> Iterator[_Row]:
-    """Yield the rows that a part becomes: one for run lengths, one for each ring of a polygon.
+    """Yield the rows of a part: one for run lengths, one for each ring of a polygon.
 
     Raises:
         TypeError: A coordinate is not a number; ValueError and OverflowError mean the same.

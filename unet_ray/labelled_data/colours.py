@@ -35,7 +35,7 @@ from unet_ray.storage.storage import Storage
 _LARGEST_FILE = 2**20
 """Largest file of colours (bytes); one of 256 classes has some 10 KB."""
 _FOLDERS_ABOVE = 2
-"""Folders above that of the masks in which the file is looked for: masks may lie in
+"""Number of folders above the masks in which the file is looked for: masks may lie in
 `SegmentationClass/train`."""
 _NAMED = 6
 _OBJECT_FOLDER = "SegmentationObject"
@@ -46,7 +46,7 @@ _BACKGROUNDS = frozenset({"background", "_background_", "__background__", "bg"})
 _BLACK_BACKGROUNDS = frozenset({"void", "unlabeled", "unlabelled", "unlabel", "unknown", "none"})
 """Names that stand for the background if their colour is black."""
 _IGNORED_NAMES = frozenset({"ignored", "ignore", "void"})
-"""Names of pixels that are not counted; black `void` is background instead."""
+"""Names for pixels that are not counted; black `void` is background instead."""
 _IGNORED = 255
 """Mask value of pixels that are not counted: the default of --ignore-value."""
 
@@ -60,7 +60,7 @@ class ColourMap:
     table: ColourTable
     """Mask values of the colours, for the decoder."""
     notes: tuple[str, ...] = ()
-    """Messages about what was read, and what is left out."""
+    """Messages about colours that were read or left out."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _check_free(found: ColourMap, value: int, flag: str) -> None:
 
 @dataclass(frozen=True)
 class _Listed:
-    """Lines of a file of colours, by what they stand for."""
+    """Lines of a file of colours, by meaning."""
 
     lines: Sequence[_Line]
     """All lines."""
@@ -152,7 +152,7 @@ class _Listed:
 
     @staticmethod
     def of(lines: Sequence[_Line], wanted: Collection[str]) -> _Listed:
-        """Sort lines by their names and colours; those that the user wants are classes."""
+        """Sort lines by their names and colours; names that the user wants are classes."""
         listed = _Listed(lines)
         for line in lines:
             name = line.name.lower()
@@ -200,11 +200,11 @@ def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...])
 
 
 def _list_notes(where: str, listed: _Listed, id_of: Mapping[str, int]) -> Iterator[str]:
-    """Yield lines about what a file says, and what becomes of its classes."""
+    """Yield notes on the colours of a file and the use of its classes."""
     chosen = [line for line in listed.classes if line.name in id_of]
     yield f"the colours of the masks are those of {where}: {_name_lines(chosen)}"
     others = [line for line in listed.classes if line.name not in id_of]
-    # that black is background goes without saying
+    # no note that black is background: this is usual
     background = [b for b in listed.background if b.rgb or b.name.lower() not in _BACKGROUNDS]
     for some, what in (
         (others, "belong to no class: it is not in --classes"),
@@ -231,8 +231,8 @@ def _number_lines(
 ) -> dict[int, int]:
     """Return the mask values of grey files whose pixels are numbers of lines, as CVAT reads them.
 
-    Grey is read that way only where it is beyond doubt: line 0 is the background, and the ids of
-    the classes are the numbers of their lines.
+    Grey values are read that way only if there is no doubt: line 0 is the background, and the ids
+    of the classes are the numbers of their lines.
 
     Returns:
         Grey value → mask value; empty if there is doubt.
@@ -288,8 +288,8 @@ def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
     """Return the content of a file of colours; None if there is none.
 
     Raises:
-        InputError: It cannot be read. Folders above that of the masks may belong to others: a file
-            there that may not be read is passed over.
+        InputError: The file cannot be read. Folders above the masks may belong to others: a file
+            there without read permission is skipped.
     """
     where = f"{place.uri}/{name}"
     try:
@@ -410,7 +410,7 @@ COLOUR_FILES = frozenset(_FORMATS)
 
 
 def _join_colour(number: int, channels: Iterable[str | None]) -> int:
-    """Return the colour 0xRRGGBB that three numbers, as text, make.
+    """Return the colour 0xRRGGBB of three numbers, given as text.
 
     Raises:
         _LineError: They are not numbers of 0 to 255.
@@ -429,7 +429,8 @@ def _join_colour(number: int, channels: Iterable[str | None]) -> int:
 def _find_voc_colour(index: int) -> int:
     """Return the colour that Pascal VOC gives a class.
 
-    The bits of its index go to red, green and blue in turn, to the highest bit of each first.
+    The bits of the class index go to red, green and blue in turn, starting at the highest bit of
+    each.
     """
     rgb = 0
     for bit in range(8):

@@ -1,7 +1,7 @@
 """Drawing of objects of label files as masks.
 
-Label files are untrusted, and pycocotools is C code that believes every number: a coordinate of 1e9
-takes gigabytes, and run lengths that end early expose whatever was in memory. So all numbers are
+Label files are untrusted, and pycocotools is C code that checks no number: a coordinate of 1e9
+takes gigabytes, and run lengths that end early expose the content of memory. So all numbers are
 checked against the size of the image before anything is drawn.
 """
 
@@ -35,8 +35,7 @@ _IGNORED_ID, _FIRST_ID = 1, 2
 _IGNORED = 255
 """Value of pixels that are not counted, in masks of several classes."""
 _AREA = -2
-"""Stands, among places of classes, for the category whose objects say where an image was labelled
-at all."""
+"""Stands, among places of classes, for the category whose objects outline the labelled area."""
 
 Size = tuple[int, int]
 """Height and width (px)."""
@@ -49,7 +48,7 @@ class Drawing:
     annotations: Annotations
     classes: tuple[ClassSpec, ...]
     place_of: Mapping[int, int]
-    """Row of a category → place of its class in `classes`; categories of no class are missing."""
+    """Row of a category → place of its class in `classes`; others are missing."""
     area: frozenset[int] = frozenset()
     """Rows of the categories outside of whose objects no pixel is counted; empty if all pixels
     are counted."""
@@ -72,8 +71,8 @@ class Drawing:
         Args:
             image: Row of the image.
             size: Height and width of the masks (px). Labels for another size are scaled.
-            window: Window, which lies inside the masks; only objects that meet it are drawn. None:
-                the whole masks.
+            window: Window inside the masks; only objects that meet it are drawn. None: the whole
+                masks.
 
         Returns:
             HW masks in the form that `labelling` describes. Where objects of a class overlap, the
@@ -103,7 +102,7 @@ class Drawing:
         return canvas.finish(has_area=bool(self.area))
 
     def place(self, category: int, is_ignored: bool) -> int | None:
-        """Return where an object of a category is drawn; None: nowhere."""
+        """Return the target where an object of a category is drawn; None: nowhere."""
         if category in self.area:
             return _AREA
         if category == NO_CATEGORY:
@@ -125,9 +124,9 @@ class _ObjectOrder:
     returns them; (objects, 4)."""
 
     def find_meeting(self, window: Box, scale: _Scale) -> NDArray[np.int64]:
-        """Return the numbers of the objects that may meet a window, and of those that are wrong.
+        """Return the numbers of the objects that may meet a window, and of invalid ones.
 
-        With an object far outside of it an image cannot be used, whatever window of it is drawn.
+        An image with an object far outside of it cannot be used, whatever window is drawn.
         """
         height, width = scale.size
         down = height / scale.drawn[0]
@@ -149,7 +148,7 @@ def _order_objects(drawing: Drawing, image: int) -> _ObjectOrder:
     categories = columns["category"].to_pylist()
     ignored = columns["is_ignored"].to_pylist()
     numbers, places = list[int](), list[int]()
-    # what is not counted comes first: objects within a crowd are objects
+    # ignored objects come first: objects within a crowd are still objects
     for number in np.argsort(~np.array(ignored, bool), kind="stable").tolist():
         place = drawing.place(categories[number], ignored[number])
         if place is not None:
@@ -187,7 +186,7 @@ class _Canvas:
         _fill(self._masks[place], runs, self._value)
 
     def begin(self, number: int) -> None:
-        """Begin an object; its number in the image, from 0, tells it apart from the others."""
+        """Begin an object; its number in the image, from 0, is its identity."""
         self._value = _FIRST_ID + number if self._has_ids else 1
 
     def finish(self, has_area: bool) -> list[NDArray[Any]]:
@@ -298,7 +297,7 @@ class _Scale:
         runs = runs[runs[:, 0] < runs[:, 1]]
         rows = _nearest(self.size[0], self.drawn[0]) - top
         columns = _nearest(self.size[1], self.drawn[1]) - left
-        # the runs that each column of the masks meets; those of other columns cost nothing
+        # the runs that each column of the masks meets; other columns cost nothing
         first = np.searchsorted(runs[:, 1], columns * height, side="right")
         end = np.searchsorted(runs[:, 0], (columns + 1) * height, side="left")
         is_inside = (columns >= 0) & (columns < width)
@@ -326,7 +325,7 @@ def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:
 
 
 def _nearest(to: int, have: int) -> NDArray[np.int64]:
-    """Return, for each of `to` pixels side by side, the index of the nearest of `have` pixels."""
+    """Return, for each of `to` pixels in a row, the index of the nearest of `have` pixels."""
     return (2 * np.arange(to) + 1) * have // (2 * to)
 
 
@@ -357,7 +356,7 @@ def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[t
 
 
 def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
-    """Return runs without those of holes."""
+    """Return runs minus those of holes."""
     start, stop = runs[0][0], runs[-1][1]
     is_inside = np.zeros(stop - start, bool)
     for first, end in runs:
@@ -394,8 +393,8 @@ def _count_up(
 
 def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> float:
     """Return the length of an outline (px); raise ValueError if it cannot be drawn."""
-    # Tools write outlines that leave the image, above all where images were cut into tiles.
-    # What lies outside is cut off. Numbers much farther out belong to another image, or are wrong.
+    # Tools write outlines that leave the image, mostly if images were cut into tiles. Parts
+    # outside are cut off. Numbers much farther out belong to another image, or are wrong.
     margin = max(height, width)
     limits = np.array([width, height]) + margin
     wrong = np.flatnonzero(~((corners >= -margin) & (corners <= limits)))
@@ -411,7 +410,7 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> flo
 
 
 def count_objects(drawing: Drawing) -> tuple[NDArray[np.int64], int]:
-    """Return the number of objects of each class, and the number of those of no class."""
+    """Return the number of objects of each class, and the number without a class."""
     objects = drawing.annotations.objects
     categories = objects["category"].to_numpy()
     is_ignored = objects["is_ignored"].to_numpy(zero_copy_only=False)

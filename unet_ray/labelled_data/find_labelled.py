@@ -80,7 +80,7 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
     Args:
         images: URI of the images.
         masks: URI of the masks, of a label file, or of a folder of label files.
-        options: How labels are read where they can be read in several ways.
+        options: Choices for labels that can be read in several ways.
 
     Raises:
         InputError: A folder is missing or empty, a label file cannot be used, or the names do not
@@ -217,7 +217,7 @@ def _find_in_label_files(
 
 
 def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
-    """Raise InputError if no label file can be used, as where none has a format that is known."""
+    """Raise InputError if no label file can be used, for example if no format is known."""
     errors = [error for file in files for error in file.annotations.images["error"].to_pylist()]
     if errors and all(errors):
         raise InputError(
@@ -231,7 +231,7 @@ def _join_files(
     """Return the annotations of all label files, in pixels, and the file of each image.
 
     Raises:
-        InputError: The files do not say what their coordinates mean.
+        InputError: The meaning of the coordinates in the files is unclear.
     """
     if len(files) == 1:
         annotations = files[0].annotations
@@ -253,7 +253,7 @@ def _name_classes(
     named: str,
     options: LabelOptions,
 ) -> tuple[Annotations, list[str]]:
-    """Return annotations whose categories have names, and a note on where those come from."""
+    """Return annotations whose categories have names, and a note on the source of the names."""
     if not are_numbered(annotations):
         return annotations, []
     is_file = files[0].entry.uri == labels.uri
@@ -284,7 +284,7 @@ def _check_once(
 
 
 def _list_texts(row: Mapping[str, Any]) -> list[str]:
-    """Return the texts that identify an image of a label file, the most telling first.
+    """Return the texts that identify an image of a label file, the most specific first.
 
     Args:
         row: Row of `Annotations.images`.
@@ -297,7 +297,7 @@ def _list_texts(row: Mapping[str, Any]) -> list[str]:
 
 
 def _check_any_object(drawing: Drawing, named: str) -> None:
-    """Raise InputError if no class has an object, as where all are boxes or crowds."""
+    """Raise InputError if no class has an object, for example if all are boxes or crowds."""
     of_class, _ = count_objects(drawing)
     if of_class.any():
         return
@@ -334,7 +334,7 @@ def _find_sources(
         options: How labels are read.
 
     Returns:
-        The image of each row, or a text that says why there is none.
+        The image of each row, or the reason why there is none.
     """
     stacks = {entry.uri: entry for entry in entries if entry and is_stackable(entry)}
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -352,7 +352,7 @@ def _find_sources(
 def _find_source(
     entry: FileEntry, key: ImageKey, places: Sequence[ImagePlace], options: LabelOptions
 ) -> ImageSource | str:
-    """Return the image that a label file names, or why there is none.
+    """Return the image that a label file names, or the reason why there is none.
 
     If the file cannot be read, return the whole file; decoding it will report the reason.
     """
@@ -368,11 +368,11 @@ def _find_source(
 
 
 def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: int) -> list[str]:
-    """Return a line for each kind of thing that label files hold and that is not learnt."""
+    """Return a line for each kind of content of label files that is not learnt."""
     counts, num_others = count_objects(drawing)
     lines = []
     for what, count in drawing.annotations.left_out.items():
-        # a text with a colon says itself what became of the things
+        # a text with a colon states the outcome itself
         lines.append(f"{count} {what}" if ": " in what else f"left out: {count} {what}")
     if num_others:
         others = {
@@ -428,7 +428,7 @@ def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
 
 
 def _note_skipped(*listings: Listing) -> list[str]:
-    """Return lines about files that listings skipped, for their suffix, their name or a link."""
+    """Return lines about files that listings skipped because of suffix, name or link."""
     others = [
         f"skipped {listing.others} files in {listing.root.uri} that do not have an image suffix"
         for listing in listings
@@ -444,7 +444,7 @@ def _note_skipped(*listings: Listing) -> list[str]:
 
 
 def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[LabelledImage] | str:
-    """Return the images of a file with their masks, or why they do not belong together."""
+    """Return the images of a file with their masks, or the reason why they do not match."""
     images = list_images(finder, access.images, pair.image)
     masks = [_split_channels(list_images(finder, access.masks, mask)) for mask in pair.masks]
     if len(images) > 1 and all(len(planes) == 1 for planes in masks):
@@ -471,7 +471,7 @@ def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[L
 def _split_channels(masks: list[ImageSource]) -> list[ImageSource]:
     """Return the masks of a file: one per page, even if the axis of the pages is the channels.
 
-    Programs that do not know which axis a stack has call it channels; masks have no channels.
+    Programs that do not know the axis of a stack call it channels; masks have no channels.
     """
     place = masks[0].place
     if len(masks) > 1 or place is None or len(place.pages) < 2:
@@ -486,7 +486,7 @@ def _has_axes(image: ImageSource) -> bool:
 
 
 def _choose_plane(images: Sequence[ImageSource], options: LabelOptions) -> ImageSource | str:
-    """Return the image of a file to which its only mask belongs, or why that is not known."""
+    """Return the image of a file to which its only mask belongs, or the reason for doubt."""
     found = [image for image in images if is_among(image.key, options.planes)]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""Folders in which files that describe a labelled set are looked for, such as names of classes."""
+"""Folders to search for files that describe a labelled set, such as names of classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unet_ray.storage.storage import Storage
 def list_folders(folder: Storage, num_above: int) -> Iterator[Storage]:
     """Yield a folder and those above it, the nearest first.
 
-    If the storage of the folder follows no links that lead out of it, nor does that of a folder
+    If the storage of the folder follows no links that lead out of it, neither do those of folders
     above: the content of a file that is found there ends up in messages and in the model.
 
     Args:

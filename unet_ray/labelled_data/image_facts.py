@@ -1,4 +1,4 @@
-"""Statistics of one labelled image: what is counted of its pixels and of its masks."""
+"""Statistics of the pixels and masks of one labelled image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ImageFacts:
     names: tuple[str, ...] = ()
     """Names of the channels that are used; empty: they have none."""
     places: tuple[int, ...] = ()
-    """Their indices in the file."""
+    """Indices of these channels in the file."""
     file_channels: int = 0
     """Number of channels in the file."""
     low: tuple[float, ...] = ()
@@ -60,9 +60,9 @@ class ImageFacts:
     objects: tuple[tuple[tuple[int, int], ...], ...] | None = None
     """Pairs (mask value, 8-connected components) for each mask; None if they were not counted."""
     overlap: int = 0
-    """Pixels of several classes, of images whose labels come from label files."""
+    """Number of pixels of several classes, if labels come from a label file."""
     edge_contrast: float | None = None
-    """Gradient along the outlines of the labels, divided by that beside them."""
+    """Gradient along the outlines of the labels, divided by the gradient beside them."""
     colours: tuple[tuple[int, int], ...] = ()
     """Pairs (mask value, colour 0xRRGGBB) of a mask with a palette."""
     pixel_size_um: SizeUm | None = None
@@ -74,7 +74,7 @@ class ImageFacts:
     has_no_data: bool = False
     """True if some pixels of the image are missing."""
     is_absent: bool = False
-    """True for a window of a large image all of whose pixels are missing; this is not an error."""
+    """True for a window of a large image without any valid pixel; this is not an error."""
 
     @property
     def is_usable(self) -> bool:
@@ -88,7 +88,7 @@ class ImageFacts:
         return ImageChannels(self.channels, names)
 
     def take(self, channels: Sequence[int]) -> ImageFacts:
-        """Return the statistics of some of the channels that are used."""
+        """Return the statistics reduced to some of the used channels."""
         return replace(
             self,
             channels=len(channels),
@@ -112,8 +112,8 @@ def describe_image(
     Args:
         files: Reader of the set.
         index: Index of the image.
-        encoded: Contents of its files, or the error that reading them raised.
-        sampled: Number of pixels to draw from it.
+        encoded: Contents of its files, or the error from reading them.
+        sampled: Number of pixels to sample.
         count_objects: True to count the components of each mask value.
 
     Returns:
@@ -188,7 +188,7 @@ def _compute_sha256(item: LabelledImage, encoded: Encoded) -> tuple[str | None, 
 def _describe(
     facts: ImageFacts, decoded: LabelledArrays, rng: np.random.Generator, sampled: int
 ) -> ImageFacts:
-    """Add to the statistics of an image what is computed from its pixels."""
+    """Add the statistics that are computed from the pixels of an image."""
     image_hwc = decoded.image
     num_channels = image_hwc.shape[2]
     are_colours = ImageChannels(num_channels, decoded.channels).is_colour

@@ -33,8 +33,8 @@ def interpret_masks(
         The meaning, and a line for each note.
 
     Raises:
-        InputError: Mask values can be read in several ways or have no meaning, or the classes of
-            label files differ from those of the earlier run.
+        InputError: Mask values are ambiguous or have no meaning, or the classes of label files
+            differ from those of the earlier run.
     """
     values, num_images = statistics.values, len(statistics.usable)
     drawn = labelled.labelling
@@ -59,7 +59,7 @@ def interpret_masks(
     ignored = drawn.ignored
     if ignored is None or ignored not in values.pixels:
         return drawn, []
-    # The note names no mask value: values of drawn masks are not what the user gave.
+    # The note names no mask value: the user did not choose the values of drawn masks.
     return drawn, [
         f"{percent(values.share([ignored]))} of the pixels, in {values.masks[ignored]} of "
         f"{num_images * len(drawn.classes)} masks, are not counted"

@@ -1,4 +1,4 @@
-"""Categories of label files, and the classes that they become."""
+"""Categories of label files, and the classes made from them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unet_ray.labelled_data.label_files import read_label_file
 from unet_ray.storage.storage import Storage
 
 _FOLDERS_ABOVE = 2
-"""Folders above that of the labels in which a file with the names of classes is looked for, as in
-`data.yaml` beside `labels/train`."""
+"""Number of folders above the labels in which a file of class names is looked for, as for
+`labels/train` and `data.yaml`."""
 
 
 def are_numbered(annotations: Annotations) -> bool:
-    """Tell whether categories have numbers instead of names, as those of YOLO files do."""
+    """Tell whether categories have numbers instead of names, as in YOLO files."""
     categories = annotations.categories
     return bool(categories) and all(each.name == str(each.id) for each in categories)
 
@@ -106,7 +106,7 @@ def choose_classes(
     Args:
         annotations: Annotations of the label files.
         classes: Classes that the user named; if empty, all categories are taken.
-        area: Category outside of whose objects no pixel is counted, if given.
+        area: Category of the labelled area, if given; pixels outside its objects are not counted.
         named: Flag and URI, for messages.
 
     Raises:
@@ -133,8 +133,8 @@ def choose_classes(
 def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec, ...]:
     """Return a class for each name of a category, in the order of their ids.
 
-    Some tools write several categories of one name; the class gets the largest of their ids. If any
-    category has no id, classes are numbered from 1.
+    Some tools write several categories with one name; the class gets the largest of their ids. If
+    any category has no id, classes are numbered from 1.
     """
     chosen = [each for each in annotations.categories if each.name != area]
     ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}

@@ -56,7 +56,7 @@ def read_label_file(file: Storage, arguments: dict[str, Any], named: str) -> Lab
         named: Flag and URI, for messages.
 
     Raises:
-        InputError: It cannot be read or used; the message names the place in it.
+        InputError: The file cannot be read or used; the message names the place in it.
     """
     try:
         entry = file.entry()
@@ -99,7 +99,7 @@ def _read_one(
     """Read a file of `read_label_folder`, with one of the decoders that are free."""
     file = root.at(entry.uri)
     try:
-        # read before a decoder is taken: stores answer late, and there are few decoders
+        # read before taking a decoder: stores are slow, and decoders are few
         held = file.read() if entry.size <= _HELD_BYTES else None
         decoder = free.get()
         try:
@@ -116,7 +116,7 @@ def _read_one(
 def join_annotations(all_of: Sequence[Annotations]) -> Annotations:
     """Join the annotations of several files.
 
-    Categories of one name become one category, with the id that it has first.
+    Categories with the same name become one category, with its first id.
 
     Args:
         all_of: Annotations of each file.
@@ -163,7 +163,7 @@ def _parse(
     arguments: dict[str, Any],
     held: bytes | None = None,
 ) -> LabelFile:
-    """Have a file parsed by a decoder.
+    """Parse a file in a decoder.
 
     Args:
         decoder: Child process that parses the file.

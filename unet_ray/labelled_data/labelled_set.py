@@ -49,19 +49,19 @@ class LabelOptions:
     """Axis → index of the plane that was labelled, for files of several planes with one mask or one
     entry of a label file."""
     mask_affix: str | None = None
-    """Text that the names of masks have beside the names of their images; None: found out."""
+    """Text that the names of masks add to the names of their images; None: inferred."""
     frame: MaskFrame | None = None
     """Frame of the masks of images that are turned by EXIF; None: their sizes decide."""
     rescale: bool = False
-    """True if masks of another size are scaled where the aspect ratio agrees."""
+    """True to scale masks of another size if the aspect ratio agrees."""
     lossy_samples: bool = False
-    """True to round whole numbers of images that float32 does not hold."""
+    """True to round whole numbers of images that float32 cannot represent."""
     label_property: str | None = None
-    """Property of features that names their class; None: found out, `none`: a single class."""
+    """Property of features that names their class; None: inferred, `none`: a single class."""
     label_crs: str | None = None
-    """`pixels` or AUTHORITY:CODE, for label files that do not say what their coordinates are."""
+    """`pixels` or AUTHORITY:CODE, for label files that do not state their coordinate system."""
     area_class: str | None = None
-    """Class of a label file outside of whose objects no pixel is counted."""
+    """Class of a label file for the labelled area; pixels outside its objects are not counted."""
     background: int = 0
     """Mask value of pixels that belong to no class."""
     ignored: int | None = 255
@@ -85,7 +85,7 @@ class LabelAccess:
 
 @dataclass(frozen=True)
 class _ChosenChannels:
-    """A decoded image with the channels that are used, and where the file has them."""
+    """A decoded image with the channels that are used, and their places in the file."""
 
     image: DecodedImage
     places: tuple[int, ...]
@@ -94,7 +94,7 @@ class _ChosenChannels:
     """Number of channels in the file."""
 
     def describe(self) -> dict[str, Any]:
-        """Return the fields of `LabelledArrays` that say what the samples of the image mean."""
+        """Return the fields of `LabelledArrays` that describe the samples of the image."""
         return {
             "channels": self.image.channels,
             "places": self.places,
@@ -149,7 +149,7 @@ class LabelledImage:
         """Take the channels of a decoded image that are used.
 
         Raises:
-            ImageError: It lacks some of them.
+            ImageError: The image lacks some of them.
         """
         place = self.image.place
         held = ImageChannels.of(place if place and has_channel_pages(place) else decoded)
@@ -212,10 +212,10 @@ class LabelledSet:
     classes: tuple[ClassSpec, ...]
     """Classes that the user named, or those of the folders or the label files."""
     notes: tuple[str, ...] = ()
-    """Messages about what was left out, and about choices that were made."""
+    """Messages about files that were left out and choices that were made."""
     orphans: tuple[str, ...] = ()
-    """Masks and entries of label files that have no image, or do not fit it, and why; each counts
-    as an image that cannot be used."""
+    """Masks and entries of label files that have no image or do not fit it, with the reason; each
+    counts as an image that cannot be used."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,14 +1,13 @@
 """Windows of large labelled images, each of which is used like an image of its own.
 
-A large TIFF with its mask or its annotations is never decoded whole, so that memory does not grow
-with it:
+A large TIFF with its mask or annotations is never decoded whole, so memory does not grow with it:
 
     image  ─▶ windows on a grid ─▶ samples of a window (its tiles are fetched and decoded)
     mask   ─▶ the same window, if the file can be read in parts; else decoded whole, once
     labels ─▶ the same window of the drawing
 
-A window shows nothing beyond its edges, although objects that they cut continue there. All windows
-of a file have the name of the file, so that they stand on the same side of a split.
+A window shows nothing beyond its edges, although cut objects continue there. All windows of a file
+have the name of the file, so they stay on the same side of a split.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class LabelledWindow(LabelledImage):
     """Height and width of the whole image (px)."""
 
     def read_encoded(self, access: LabelAccess) -> Encoded:  # noqa: ARG002
-        """Return nothing: the bytes of a window are found while it is decoded."""
+        """Return nothing: the bytes of a window are fetched while it is decoded."""
         return []
 
     def decode(self, encoded: Encoded, access: LabelAccess) -> LabelledArrays:  # noqa: ARG002
@@ -108,7 +107,7 @@ class _WholeMasks:
         self._mask: NDArray[Any] | None = None
 
     def read(self, access: LabelAccess, source: ImageSource, size: Size) -> NDArray[Any]:
-        """Return a mask, HW, scaled to the size of its image where that is allowed."""
+        """Return a mask, HW, scaled to the size of its image if that is allowed."""
         key = (source, access.table and access.table.to_json(), size)
         if self._mask is not None and self._key == key:
             return self._mask
@@ -171,7 +170,7 @@ def _find_large_size(
 ) -> Size | None:
     """Return the height and width of a large TIFF image (px); None for all other images.
 
-    An image that cannot be read counts as one of these: decoding it will report the reason.
+    None also stands for an image that cannot be read: decoding it will report the reason.
     """
     source = item.image
     is_tiff = path_suffix(source.file_uri) in TIFF_SUFFIXES
@@ -186,7 +185,7 @@ def _find_large_size(
 
 
 def _cut(item: LabelledImage, size: Size, side_px: int) -> Iterator[LabelledWindow]:
-    """Yield the windows of an image; those at its right and bottom edge take what is left over."""
+    """Yield the windows of an image; those at the right and bottom edge include the remainder."""
     height, width = size
     num_down = max(1, height // side_px)
     num_across = max(1, width // side_px)

@@ -1,11 +1,11 @@
 """Near-duplicates: images that show nearly the same, such as neighbouring pages of a stack.
 
 Images are compared by the differences between neighbouring pixels of small grey thumbnails. Flat
-areas weigh nothing there, so that neither noise nor a change of brightness counts. With a side of
+areas have no weight there, so neither noise nor a change of brightness counts. With a side of
 24 pixels, a copy that was re-encoded, made noisy or halved has a correlation of 0.92 to 1.0 with
-its original; one that was shifted by a 256th of its side mostly has 0.9 to 0.98. Of 252,000 pairs
-of photographs of leaves, of tiles of them, and of micrographs of nuclei, all stay below 0.86 except
-for one, which is a true duplicate.
+its original; one that was shifted by a 256th of its side mostly has 0.9 to 0.98. In 252,000 pairs
+of photographs of leaves, tiles of these, and micrographs of nuclei, all correlations were below
+0.86, except for one true duplicate.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SIDE = 24
 """Side of a thumbnail (px). With 16, photographs of different leaves reach a correlation of
 0.91."""
 _ALIKE = 0.88
-"""Least correlation of near-duplicates."""
+"""Smallest correlation of near-duplicates."""
 _READ_SIDE_PX = 256
-"""Side down to which larger images are thinned out before they are averaged (px), so that a
-thumbnail takes less than a millisecond."""
+"""Side to which larger images are subsampled before they are averaged (px), so that a thumbnail
+takes less than a millisecond."""
 _COLOURS = 3
 _AT_ONCE = 4096
 """Number of images that are compared with the others at once."""
@@ -70,7 +70,7 @@ def draw_thumbnail(
 def find_near_duplicates(
     thumbnails: Sequence[bytes | None], others: Sequence[bytes | None]
 ) -> list[tuple[int, int]]:
-    """Find the images that look like one of some others.
+    """Find the images that look like one of the others.
 
     Args:
         thumbnails: Thumbnails of the images; an image without one has no near-duplicate.

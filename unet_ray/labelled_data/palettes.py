@@ -1,7 +1,7 @@
 """Colours of mask values in palettes, which must be the same in all masks of a set.
 
-Paint programs, and programs that optimise PNGs, number the colours of each file anew. Indices then
-have no meaning: 1 is a leaf in one mask and a symptom in the next.
+Paint programs and PNG optimisers number the colours of each file anew. Indices then have no
+meaning: 1 is a leaf in one mask and a symptom in the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HEADER_BYTES = 8
 """Length and name of a chunk."""
 _CHECKSUM_BYTES = 4
 _MOST_CHUNKS = 64
-"""Chunks among which a palette is looked for."""
+"""Number of chunks that are searched for a palette."""
 
 
 def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
@@ -28,15 +28,15 @@ def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
         values: Values of its mask, as the decoder returns them.
 
     Returns:
-        Pairs (mask value, colour 0xRRGGBB); empty for a file without a palette, and for one with
-        transparent colours, whose meaning the decoder finds itself.
+        Pairs (mask value, colour 0xRRGGBB); empty for a file without a palette, or with transparent
+        colours, which the decoder interprets itself.
     """
     palette = _find_palette(png)
     colours = []
     for start in range(0, len(palette) // 3 * 3, 3):
         colours.append(int.from_bytes(palette[start : start + 3], "big"))
     if len(colours) > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
-        colours[:2] = colours[1::-1]  # the decoder has exchanged them
+        colours[:2] = colours[1::-1]  # the decoder swaps the two
     return [(value, colours[value]) for value in sorted(values) if 0 <= value < len(colours)]
 
 

@@ -25,8 +25,8 @@ from unet_ray.network.resampled_predictor import ResampledPredictor
 _IMAGES_PER_TASK = 4
 
 Count = Callable[[NDArray[np.uint8], LabelledPixels], NDArray[np.float64]]
-"""Function that returns the counts of an image from its prob_u8 (KHW), which is 0 where a pixel is
-missing, and from the image with its masks."""
+"""Function that returns the counts of an image from its prob_u8 (KHW), which is 0 for missing
+pixels, and from the image with its masks."""
 
 
 def predict_labelled(
@@ -104,7 +104,7 @@ class _CountActor:
             # all images in one call, so that each lane can take one
             predictor = ResampledPredictor(self._predictor)
             found, _ = predictor.predict_timed(pixels, resamplings)
-        except ImageError as failure:  # Ray would log it with all of its stack
+        except ImageError as failure:  # Ray would log it with its whole stack
             error = str(failure)
             num_planes = self._work.model.network.num_classes
             found = [np.zeros((num_planes, *image.shape[:2]), np.uint8) for image, _, _ in read]

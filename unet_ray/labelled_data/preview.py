@@ -32,11 +32,11 @@ class ClassSummary:
     share: float
     """Share of all pixels, 0 to 1."""
     objects: int | None
-    """Number of its objects; None if soft edges do not tell them apart."""
+    """Number of its objects; None if soft edges make them uncountable."""
 
 
 def summarise_classes(statistics: DatasetStatistics, labelling: Labelling) -> list[ClassSummary]:
-    """Return what a labelled set holds of each class."""
+    """Return the number of images, pixels and objects of each class in a labelled set."""
     usable = [statistics.facts[index] for index in statistics.usable]
     total = sum(facts.height * facts.width for facts in usable)
     found = []
@@ -59,8 +59,8 @@ def summarise_classes(statistics: DatasetStatistics, labelling: Labelling) -> li
 def draw_labels(statistics: DatasetStatistics, labelling: Labelling) -> bytes:
     """Draw up to twelve labelled images with the outlines of their labels, as a PNG.
 
-    They show every class where it covers most and fewest pixels, and the largest and the smallest
-    image.
+    They show every class where it covers the most and the fewest pixels, and the largest and the
+    smallest image.
     """
     chosen = choose_examples(statistics, labelling)
     names = tuple(spec.name for spec in labelling.classes)
@@ -111,7 +111,7 @@ Counts = Sequence[Sequence[tuple[int, int]]]
 
 
 def _count(counts: Counts, labelling: Labelling, index: int) -> int:
-    """Add up the numbers of the mask values that belong to a class."""
+    """Sum the counts of the mask values that belong to a class."""
     masks = [np.array([value for value, _ in pairs], np.int64) for pairs in counts]
     of_class = counts[index if labelling.kind == "folders" else 0]
     numbers = np.array([number for _, number in of_class], np.int64)

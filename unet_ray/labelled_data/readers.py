@@ -1,4 +1,4 @@
-"""Readers of labelled images: of files, decoded each time, or of decoded ones in Ray's store."""
+"""Readers of labelled images: from files, decoded each time, or decoded from Ray's object store."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ class StoreReader:
 
 @lru_cache(maxsize=_HELD_BLOCKS)
 def get_block(reference: ray.ObjectRef) -> pa.Table:
-    """Return a block of the object store; this process holds those that were used last.
+    """Return a block of the object store; this process holds the most recently used ones.
 
-    Looking a block up takes longer than cutting a crop out of it. All blocks of a set fit into the
-    store of each node, so those that are held there do no harm.
+    Looking up a block takes longer than cutting a crop out of it. All blocks of a set fit into the
+    store of each node, so holding some of them there is harmless.
     """
     return ray.get(reference)
 
@@ -136,7 +136,7 @@ def array_fields(names: Sequence[str]) -> list[pa.Field]:
 
 
 def array_values(name: str, array: NDArray[Any] | None) -> dict[str, Any]:
-    """Return the values of the columns of one array; nothing, which is nulls, for None."""
+    """Return the values of the columns of one array; an empty dict, which means nulls, for None."""
     if array is None:
         return {}
     return {
@@ -176,7 +176,7 @@ def fits_in_store(reader: FileReader, more_per_px: float = 0.0) -> bool:
 
     Args:
         reader: Reader of the set.
-        more_per_px: Size of what is stored for each pixel beside the image and its masks (bytes).
+        more_per_px: Bytes stored for each pixel in addition to the image and its masks.
     """
     num_images = len(reader.items)
     sample = range(0, num_images, max(1, num_images // _SAMPLED_IMAGES))

@@ -1,4 +1,4 @@
-"""Notes on the range of the samples of a labelled set, as a part of what their type can hold.
+"""Notes on the range of the samples of a labelled set within the range of their type.
 
 A network learns the scale of its training images. Other images of the same type may have another
 scale: a camera of 12 bits beside one of 16, floats from 0 to 1 beside floats from 0 to 255. Nothing
@@ -19,7 +19,7 @@ _REMEDY = "--normalise percentile limits what images of another scale can do"
 
 @dataclass(frozen=True)
 class SampleRange:
-    """Range of the samples of an image, all its channels together."""
+    """Range of the samples of an image, over all its channels."""
 
     uri: str
     dtype: str
@@ -33,7 +33,7 @@ class SampleRange:
 
 
 def note_sample_ranges(ranges: Sequence[SampleRange]) -> list[str]:
-    """Return a line about each thing in the sample ranges of a set that the user should know.
+    """Return a line for each finding in the sample ranges of a set that the user should know.
 
     Args:
         ranges: Range of each image; images of a single value are left out.

@@ -48,7 +48,7 @@ _IMAGES_PER_TASK = 16
 _READS = 8
 """Images whose files are read in parallel, because stores have a high latency."""
 _SAMPLED_PIXELS = 2**19
-"""Pixels drawn from the whole set for mean, deviation and percentiles; equally many per image."""
+"""Pixels sampled from the whole set for mean, deviation and percentiles; as many per image."""
 _NAMED = 3
 
 
@@ -134,7 +134,7 @@ class DatasetStatistics:
         return [f"{channels}: grey images are repeated over the channels"]
 
     def find_inputs(self, indices: Sequence[int]) -> InputChannels:
-        """Return the channels that a network takes which learns from some of the images.
+        """Return the input channels of a network that learns from some of the images.
 
         Args:
             indices: Indices of the images in the set, which agree in their channels.
@@ -154,7 +154,7 @@ class DatasetStatistics:
         )
 
     def note_sample_ranges(self) -> list[str]:
-        """Return a line about each thing in the ranges of the samples that is worth a look."""
+        """Return a line for each finding in the sample ranges that the user should know."""
         return note_sample_ranges(
             [SampleRange(f.uri, f.dtype, min(f.low), max(f.high)) for f in self._read]
         )
@@ -212,7 +212,7 @@ class DatasetStatistics:
             wanted_um: Width and height of the pixels (µm); None: they stay as they are.
 
         Returns:
-            Factors of each image, down and across; None where images are not resampled.
+            Factors of each image, down and across; None if images are not resampled.
 
         Raises:
             InputError: An image does not state its pixel size, or is too different.
@@ -235,7 +235,7 @@ class DatasetStatistics:
             indices: Indices of the images in the set.
 
         Returns:
-            Width and height; None where fewer than half of these images state theirs.
+            Width and height; None if fewer than half of these images state theirs.
         """
         sizes = [self.facts[index].pixel_size_um for index in indices]
         known = [size for size in sizes if size is not None]
@@ -261,10 +261,10 @@ def compute_statistics(
         labelled: Labelled set.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value.
-        more_per_px: Size of what is to be stored for each pixel beside image and masks (bytes).
+        more_per_px: Bytes to store for each pixel in addition to image and masks.
 
     Raises:
-        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
+        InputError: Images are turned by EXIF, but it is unclear whether their masks are.
         CredentialsError: The credentials for the files ended.
     """
     count = len(labelled.items)
@@ -310,12 +310,12 @@ def compute_both(
 
     Args:
         training: Labelled set.
-        validation: Set to validate on, of which the same channels are taken.
-        channels: Channels that are taken of each image; None: all, in which they must agree.
+        validation: Set to validate on; the same channels of it are used.
+        channels: Channels to use of each image; None: all, which must be the same in all images.
         decode_once: True to keep the decoded images in the object store if all of them fit.
         count_objects: True to count the components of each mask value of the labelled set.
-        more_per_px: Size of what is to be stored for each pixel of the labelled set beside image
-            and masks (bytes).
+        more_per_px: Bytes to store for each pixel of the labelled set in addition to image and
+            masks.
 
     Raises:
         InputError: Same as `compute_statistics`.
@@ -336,7 +336,7 @@ def settle_statistics(
     reader: FileReader | StoreReader,
     decoded_once: bool,
 ) -> DatasetStatistics:
-    """Return the statistics of a set, with what only the whole set decides.
+    """Return the statistics of a set, with the decisions that need the whole set.
 
     Args:
         labelled: Labelled set.
@@ -345,7 +345,7 @@ def settle_statistics(
         decoded_once: True if the images lie decoded in the object store.
 
     Raises:
-        InputError: Images are turned by EXIF, and whether their masks are cannot be told.
+        InputError: Images are turned by EXIF, but it is unclear whether their masks are.
     """
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
     frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
@@ -390,7 +390,7 @@ def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], Inpu
 def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
     """Return a line about pixels of several classes in label files, if there are any.
 
-    Tools show the object that lies on top, but which of the two is wanted, nobody has said.
+    Tools show the object on top, but label files do not say which of the two is meant.
     """
     pixels = [each.overlap for each in found if each.overlap]
     if not pixels:
@@ -404,7 +404,7 @@ def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
 def _read_files(files: FileReader, index: int) -> Encoded | ImageError | CredentialsError:
     """Return the files of an image, or the error of reading them.
 
-    The error is not raised: other images are read in parallel, and Ray would log all of its stack.
+    The error is not raised: other images are read in parallel, and Ray would log its whole stack.
     """
     try:
         return files.items[index].read_encoded(files.access)
@@ -443,7 +443,7 @@ def _unpickle_facts(rows: Iterable[dict[str, Any]]) -> dict[int, ImageFacts]:
 
 
 def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
-    """Return statistics with an error if the masks fit in another frame than that of the set."""
+    """Return statistics with an error if the masks do not fit in the frame of the set."""
     if facts.fit is None:
         return facts
     try:

@@ -2,8 +2,8 @@
 
 The *naming* of an image consists of the keys in its name (`#page`, `#s,z`, none) and the number of
 images of its file. A stack that an earlier version read as nine pages, and a later one as three
-planes, has rows of two namings, of which one is current: that with the largest share of its images
-successful or, if shares are equal, the latest.
+planes, has rows of two namings. Only one is current: the one with the largest share of successful
+images or, if shares are equal, the latest.
 """
 
 from __future__ import annotations

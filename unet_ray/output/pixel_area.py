@@ -1,4 +1,4 @@
-"""The real area of a pixel, where the table of images states its sides."""
+"""The real area of a pixel, if the table of images states its sides."""
 
 from __future__ import annotations
 

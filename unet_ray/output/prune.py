@@ -1,7 +1,7 @@
 """Remove the rows of one model, of a range of dates, or of single images from an output.
 
-A model or dates select whole runs; the rows of images are removed from all runs. All this happens
-under the output's lock, and the ledger goes last.
+A model or dates select whole runs; rows of single images are removed from all runs. All this
+happens under the output's lock, and the ledger is changed last.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class PruneResult:
 def prune(config: PruneConfig) -> PruneResult:
     """Remove the shards of every run that meets the conditions, rows of images, and leftovers.
 
-    A run has one model and one date, so that whole files are deleted. Only files that have rows of
-    a removed image are rewritten. The record of a run says what is being removed before its first
-    file is touched; if a crash interrupts the removal, the next run or prune finishes it.
+    A run has one model and one date, so whole files are deleted. Only files with rows of a removed
+    image are rewritten. The record of a run states the removal before the first file is touched; if
+    a crash interrupts the removal, the next run or prune finishes it.
 
     Args:
         config: Tables and conditions.
@@ -99,7 +99,7 @@ def prune(config: PruneConfig) -> PruneResult:
     with OutputLock(output, new_run_id()):
         inventory = take_inventory(output)
         finish_prunes(inventory)
-        # before any rows are looked for, which a damaged shard would stop
+        # before the search for rows, which a damaged shard would stop
         damaged = _remove_damaged(output) if config.damaged else []
         inventory = take_inventory(output)
         finished = pending_hashes(inventory)
@@ -196,7 +196,7 @@ def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[st
 
 
 def _describe_runs(inventory: Inventory, runs: dict[str, list[str]]) -> dict[str, dict[str, str]]:
-    """Return what is known of some runs, for the record of one that has none."""
+    """Return the known fields of some runs, for those that have no record."""
     digests = _find_model_digests(inventory, runs)
     return {
         run_id: {
@@ -212,7 +212,7 @@ def _counts_images(record: dict[str, Any]) -> bool:
 
 
 def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:
-    """Return the partition of a run: that of its shards or, without any, what its record says."""
+    """Return the partition of a run, from its shards or, without any, from its record."""
     if paths:
         return paths[0].partition("/")[0].removeprefix("date=")
     record = inventory.records[run_id]
@@ -222,14 +222,14 @@ def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:
 
 
 def _find_model_digests(inventory: Inventory, runs: dict[str, list[str]]) -> dict[str, str]:
-    """Return the models of runs, given their images files; shards are read side by side."""
+    """Return the models of runs, given their images files; shards are read in parallel."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         digests = pool.map(partial(_find_model_digest, inventory), runs, runs.values())
         return dict(zip(runs, digests, strict=True))
 
 
 def _find_model_digest(inventory: Inventory, run_id: str, paths: list[str]) -> str:
-    """Return the model of a run: what its record says or, where that is gone, its shards."""
+    """Return the model of a run, from its record or, without one, from its shards."""
     recorded = inventory.records.get(run_id, {}).get("model_digest")
     if recorded is not None:
         return str(recorded)

@@ -64,8 +64,8 @@ class Tables:
     def shards(self) -> Iterator[Tables]:
         """Yield the tables of some images at a time, each image whole and once.
 
-        Tables in memory are yielded as they are. Those of `read_tables` are read on the way, in the
-        memory of a few shards, whatever the size of the archive.
+        Tables in memory are yielded as they are. Those of `read_tables` are read as needed, in
+        the memory of a few shards, whatever the size of the archive.
 
         Raises:
             InputError: A shard is damaged, or cannot be read.
@@ -352,7 +352,7 @@ def _meets(
     left: pa.ChunkedArray,
     right: pa.ChunkedArray,
 ) -> pa.ChunkedArray:
-    """Tell for each of some boxes whether it meets a window."""
+    """Return a mask of the boxes that overlap a window."""
     in_rows = pc.and_(pc.less(top, window.bottom), pc.greater(bottom, window.top))
     in_columns = pc.and_(pc.less(left, window.right), pc.greater(right, window.left))
     return pc.and_(in_rows, in_columns)
@@ -364,7 +364,7 @@ def image_objects(
     """Return the regions of an image, or of a window of it, as label images.
 
     The label images are drawn from the outlines of the regions, which are exact to the pixel, so
-    that touching regions stay apart. Regions smaller than the run's `--min-area` appear only in the
+    touching regions stay separate. Regions smaller than the run's `--min-area` appear only in the
     masks.
 
     Args:

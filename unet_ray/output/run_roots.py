@@ -22,15 +22,15 @@ def roots_of_runs(
     """Return the roots below which the images of some runs may be opened.
 
     Args:
-        output: Root of the tables. Anyone who can write there can also write records, so that these
-            count only for the store that the tables are on: the same bucket, or this machine.
+        output: Root of the tables. Anyone who can write there can also write records, so records
+            can admit only places on the store of the tables: the same bucket, or this machine.
         records: Records of the runs; their first hundred different roots count.
-        image_roots: Flag that names the roots instead; None: it is not given.
-        options: Options of the store of the images. Those in a record do not count, since its
+        image_roots: Value of the flag that names the roots instead; None: not given.
+        options: Options of the store of the images. Options in a record are ignored, since its
             author must not choose where the credentials of this process go.
 
     Raises:
-        InputError: The flag names no place.
+        InputError: The flag has a URI that is not valid.
     """
     given = Roots.parse(image_roots, options=options)
     store = uri_store(output.uri)

@@ -1,4 +1,4 @@
-"""The rules for the rows of one shard, as a plain function that checks its three tables."""
+"""The rules for the rows of one shard, and a plain function that checks its three tables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from unet_ray.imaging.regions.separation import unseparated
 from unet_ray.imaging.regions.tile_regions import find_tile_regions
 
 _MOST_PIXELS = 2**26
-"""Largest piece of a mask that is drawn (px); tiles, and images that are read whole, have 2^25."""
+"""Largest piece of a mask that is drawn (px); tiles and images read whole have at most 2^25."""
 _MOST_SEAM_PX = 2**29
-"""Largest total length of the lines between the pieces of a mask (px), each pixel of which takes 18
-bytes. With tiles of 1024 px, an image of half a million pixels a side comes to that."""
+"""Largest total length of the seams between the pieces of a mask (px); each pixel takes 18 bytes.
+With tiles of 1024 px, an image of half a million pixels a side has such seams."""
 _NO_COVER = "masks rows that do not cover their image"
 _TOO_LARGE = "masks rows that are too large for their pixels to be checked"
 Row = dict[str, Any]
@@ -106,7 +106,7 @@ def check_shard(
                 breaches += _check_pixels(row, *of_image, rules.get(run_id))
             found += [Problem(kind, uri) for kind in breaches]
         elif not row["error"] or not row["error_stage"] or row["region_count"] is not None:
-            found.append(Problem("a failed image without error, stage, or with regions", uri))
+            found.append(Problem("a failed image without error or stage, or with regions", uri))
     return found
 
 
@@ -123,7 +123,7 @@ def group_by_image(rows: list[Row]) -> Rows:
 
 
 def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]:
-    """Yield the breaches that show without decoding a mask."""
+    """Yield the breaches that can be found without decoding a mask."""
     if row["region_count"] != len(regions):
         yield "region_count is not the number of regions rows"
     if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
@@ -140,7 +140,7 @@ def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]
 
 
 def _cover_image(pieces: list[Row], height: int, width: int) -> bool:
-    """Tell whether pieces of a mask lie in their image and have as many pixels as it has."""
+    """Tell whether pieces of a mask lie in their image and add up to its number of pixels."""
     area_px = 0
     for piece in pieces:
         bottom, right = piece["top"] + piece["height"], piece["left"] + piece["width"]
@@ -152,7 +152,7 @@ def _cover_image(pieces: list[Row], height: int, width: int) -> bool:
 
 
 def _can_be_drawn(pieces: list[Row], height: int, width: int) -> bool:
-    """Tell whether pieces of a mask, and the lines between them, have sizes that runs write."""
+    """Tell whether pieces of a mask, and the seams between them, are small enough to draw."""
     if any(piece["height"] * piece["width"] > _MOST_PIXELS for piece in pieces):
         return False
     lefts = {piece["left"] for piece in pieces} - {0}
@@ -167,7 +167,7 @@ def _check_pixels(
     regions: list[Row],
     rules: RegionRules | None,
 ) -> Iterator[str]:
-    """Yield the breaches that show only by decoding the masks, in run lengths and in regions."""
+    """Yield the breaches in run lengths and regions, which are found by decoding the masks."""
     known = _group_by_class(regions)
     for class_id, pieces in _group_by_class(masks).items():
         of_class = known.pop(class_id, [])
@@ -297,7 +297,7 @@ def _decode_piece(piece: Row) -> NDArray[np.bool_] | None:
         mask = decode_rle(piece["counts"], piece["height"], piece["width"])
     except (ValueError, TypeError):
         return None
-    is_the_code = encode_rle(mask) == piece["counts"]  # each mask has exactly one
+    is_the_code = encode_rle(mask) == piece["counts"]  # each mask has exactly one encoding
     return mask if is_the_code else None
 
 

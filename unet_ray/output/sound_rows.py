@@ -1,4 +1,4 @@
-"""Rows that make sense: reports and exports use only these, and count the others.
+"""Conditions for rows that make sense; reports and exports use only these and count the others.
 
 Tables may have been written or changed by anyone. `verify` says what is wrong with a row.
 """

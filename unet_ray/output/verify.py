@@ -118,7 +118,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
             damaged.add(path)
     with open_workspace() as database:
         result.add(_check_ledger(database, inventory, records, damaged))
-        if config.images and not damaged:  # all their images would seem to lack a row
+        if config.images and not damaged:  # images of damaged shards would seem to lack a row
             selection = Selection.parse(config.include, config.exclude)
             options = read_store_options(config, "images")
             roots = Roots.parse(config.image_roots, config.follow_links, options)
@@ -132,7 +132,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
 
 
 def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
-    """Yield the breaches that file names and run records show: missing files and leftovers."""
+    """Yield the breaches found from file names and run records: missing files and leftovers."""
     shards, half_pruned = inventory.shards, inventory.half_pruned
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
@@ -213,7 +213,7 @@ def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
     """Return the rows of a file; columns that its version did not have yet are null.
 
     Raises:
-        DamagedFileError, KeyError, ValueError, pa.ArrowException: It is not a table of the schema.
+        DamagedFileError, KeyError, ValueError, pa.ArrowException: The table breaks its schema.
     """
     found = read_parquet(io.BytesIO(data))
     absent = ADDED & set(schema.names) - set(found.column_names)

@@ -18,13 +18,13 @@ def read_json(folder: Storage, path: str, max_bytes: int = MAX_JSON_BYTES) -> di
     Args:
         folder: Folder of the file.
         path: Path of the file in the folder.
-        max_bytes: Largest size (bytes); a larger file is read only up to there.
+        max_bytes: Largest size (bytes); a larger file is not read to its end.
 
     Returns:
         The object.
 
     Raises:
-        InputError: The file is larger, is not JSON, or holds something else than an object.
+        InputError: The file is larger, is not JSON, or does not hold an object.
         OSError: The file cannot be read; FileNotFoundError where there is none.
     """
     return parse_json(read_limited(folder, path, max_bytes), f"{folder.uri}/{path}")
@@ -61,7 +61,7 @@ def read_limited(folder: Storage, path: str, max_bytes: int) -> bytes:
 
     Raises:
         InputError: The file is larger.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     file = folder.join(path)
     try:
@@ -71,7 +71,7 @@ def read_limited(folder: Storage, path: str, max_bytes: int) -> bytes:
     except OSError:
         if not file.is_file() or file.entry().size:
             raise
-        return b""  # stores refuse to return a range of nothing
+        return b""  # the file is empty: stores refuse a range of it
     if len(data) > max_bytes:
-        raise InputError(f"{file.uri}: larger than {max_bytes} bytes, as no such file is")
+        raise InputError(f"{file.uri}: larger than {max_bytes} bytes, the limit for such files")
     return data

@@ -28,33 +28,33 @@ from unet_ray.text import escape_controls, is_utf8
 _LISTED = FILES.append(pa.field("modified_s", pa.float64()))
 """Columns of a listing from which a scan selects files."""
 _FOLDERS = r"(?s:.*)/(?=[^/]*\Z)"
-"""Regular expression for all of a path that comes before the file's name."""
+"""Regular expression for the part of a path before the file's name."""
 _NOTHING_THERE = "there is no such folder or file"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Files of known kinds, sorted, and how many others lie among them."""
+    """Files of known kinds, sorted, and the number of others among them."""
 
     root: Storage
     """Storage that opens the entries' URIs."""
     entries: tuple[FileEntry, ...]
     others: int
-    """Files left out for their suffix."""
+    """Number of files left out because of their suffix."""
     note: str | None = None
-    """Message about files left out for their names; None where none were."""
+    """Message about files left out because of their names; None if there are none."""
     links: int = 0
-    """Links that lead out of the folder and were not followed."""
+    """Number of links that lead out of the folder and were not followed."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files that a scan gives, among those of a known kind; by default all of them.
+    """Conditions for the files of known kinds that a scan yields; by default all of them.
 
-    Patterns are those of a shell, in which `*` matches `/` as well. They are compared with the
-    whole path below the listed folder and, without a `/` in them, with the file's name too. For a
-    glob, paths start below the folder before its first wildcard; for a manifest, they are the URIs
-    as written.
+    Patterns are shell patterns, except that `*` also matches `/`. They are compared with the whole
+    path below the listed folder and, if they have no `/`, with the file's name too. For a glob,
+    paths start below the folder before its first wildcard; for a manifest, they are the URIs as
+    written.
     """
 
     include: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Selection:
 
     @staticmethod
     def parse(include: str | None, exclude: str | None, min_age: str | None = None) -> Selection:
-        """Return the selection that flags ask for; raise InputError for a value that is none."""
+        """Return the selection that flags ask for; raise InputError for an invalid value."""
         return Selection(
             parse_patterns(include, "--include"),
             parse_patterns(exclude, "--exclude"),
@@ -75,7 +75,7 @@ class Selection:
         )
 
     def make_filter(self) -> re.Pattern[str] | None:
-        """Return what `/` and the path of a file must match; None if any path will do."""
+        """Return the pattern that `/` and a file's path must match; None if any path will do."""
         if not self.include and not self.exclude:
             return None
         wanted = _match_any(self.include or ("*",))
@@ -108,7 +108,7 @@ class _FoundFiles:
 
 
 class FileScan:
-    """The files of a folder, a glob or a manifest, read once, as they are asked for."""
+    """The files of a folder, a glob or a manifest, read once and lazily."""
 
     def __init__(
         self,
@@ -126,17 +126,17 @@ class FileScan:
         self.roots = roots
         """Roots below which all files lie, except those that links lead to."""
         self.links = links
-        """Rule for links; its count of those that were left out is complete at the end."""
+        """Rule for links; its count of links left out is complete at the end."""
         self.known = self.others = 0
-        """Numbers of files so far that were given, and that were left out for their suffix. A link
-        to nothing counts as a file if its suffix is known; any other may stand for a folder, which
-        is an error."""
+        """Numbers of files so far that were yielded, and that were left out for their suffix. A
+        link to nothing counts as a file if its suffix is known; otherwise it may stand for a
+        folder, which is an error."""
         self.nameless = 0
         """Number of files of a known kind whose names are not UTF-8, and of rows of a manifest
         without a name. They are left out, since no table could name them."""
         self.excluded = self.young = 0
-        """Numbers of files of a known kind that the patterns of the selection left out, and of the
-        remaining ones that its age left out."""
+        """Numbers of files of a known kind that the selection left out: by its patterns, and by its
+        age among the remaining files."""
         self.selection = selection
         self.named = named
         """Flag and URI, for messages."""
@@ -153,7 +153,7 @@ class FileScan:
 
         Raises:
             InputError: A folder cannot be listed to its end, a link to nothing may stand for a
-                folder, or an age is asked for that the store does not tell.
+                folder, or a minimum age is given but the store does not state file times.
         """
         with _as_input_errors(self.named):
             for batch in self._batches:
@@ -166,7 +166,7 @@ class FileScan:
 
     @property
     def emptiness(self) -> str | None:
-        """Message for a listing that gives no file; None where it gives some.
+        """Message for a listing that yields no file; None if it yields some.
 
         Files that are too young do not make it empty: a later run does them.
         """
@@ -188,7 +188,7 @@ class FileScan:
 
     @property
     def note(self) -> str | None:
-        """Message about what was left out for want of a name; None where nothing was."""
+        """Message about files left out for lack of a usable name; None if there are none."""
         if not self.nameless:
             return None
         if self._suffixes is None:
@@ -257,7 +257,7 @@ class FileScan:
 
 
 def describe_links(left_out: int) -> str:
-    """Say how many links a listing did not follow, and with which flag it would."""
+    """Return a message on the links that a listing did not follow, and the flag to follow them."""
     return f"{left_out} links that lead out of the folder were not followed (--follow-links)"
 
 
@@ -281,22 +281,22 @@ def scan_files(
     """Open the files of a folder (recursively), a glob or a Parquet manifest.
 
     A manifest has the column `image_uri` and may have `image_etag` and `image_bytes`; relative URIs
-    start at its folder. It may name a file twice, which the caller has to find out. A row whose
-    file is missing or forbidden has no etag: reading the file reports the reason.
+    start at its folder. It may name a file twice, which the caller must check. A row whose file
+    is missing or forbidden has no etag: reading the file reports the reason.
 
     Args:
         uri: URI of the folder, glob or manifest.
         suffixes: Known suffixes, in lower case and with the dot. They do not apply to the rows of a
             manifest.
         flag: Flag that named the URI, for messages.
-        selection: The files of known suffixes to give.
+        selection: Conditions for the files of known suffixes.
         roots: Folders below which the files of a manifest lie, by default its own bucket or folder.
-            They also say whether to follow links that lead out of these, or of the listed folder,
-            and have the options of the store that holds the files and the manifest.
+            They also state whether to follow links that lead out of them or of the listed folder,
+            and hold the options of the store of the files and the manifest.
 
     Raises:
-        InputError: There is nothing, it is not a manifest, it may not be read, it is a manifest and
-            an age is asked for, or its first file lies outside the roots.
+        InputError: Nothing exists there, the file is not a manifest or may not be read, or it is a
+            manifest and a minimum age is given or its first file lies outside the roots.
     """
     named = f"{flag} {uri}"
     is_manifest = uri.endswith(".parquet")
@@ -395,7 +395,7 @@ def _find_by_glob(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
     pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
-        """Tell whether the glob names a file, or a link to nothing may hide files that it names."""
+        """Tell whether the glob matches a file, or a link to nothing may hide files that match."""
         if pattern.match(entry.path):
             return True
         return not entry.etag and _may_hold(entry.path, wanted.split("/"))

@@ -45,12 +45,12 @@ FILES = pa.schema(
 BATCH = 10_000
 """Number of files that are handed on together."""
 _BATCH_BYTES = 2**24
-"""Size at which fewer rows than BATCH are handed on (bytes)."""
+"""Size from which fewer rows than BATCH are handed on (bytes)."""
 _MOST_UNANSWERED = 100
 """Largest number of successive rows of a manifest for which the store gives no answer; each takes a
-quarter of a minute. Single images or a disk may be at fault before that, after it the store is."""
+quarter of a minute. Fewer may be the fault of single images or a disk; more are the store's."""
 _MOST_BYTES = 8192
-"""Longest name or etag (bytes); paths of Linux end at 4096, keys of stores at 1024."""
+"""Longest name or etag (bytes); Linux limits paths to 4096, stores limit keys to 1024."""
 _UNRESOLVED = "file://"
 """Beginning of URIs that have not become paths."""
 _REMOTE = "^[^/]*://"
@@ -59,7 +59,7 @@ _REMOTE = "^[^/]*://"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest, whose names are resolved and compared with its roots batch by batch.
+    """A manifest. Its names are resolved, and compared with its roots, batch by batch.
 
     All its files lie on one store, that of the first row with a name.
     """
@@ -98,7 +98,7 @@ class Manifest:
         """Return a storage that opens the files.
 
         Raises:
-            InputError: The first row that names a file names one outside the roots.
+            InputError: The first file that a row names lies outside the roots.
         """
         for batch in self._rows(["image_uri"]):
             names = _to_texts(batch["image_uri"])
@@ -113,13 +113,13 @@ class Manifest:
     def files(self, root: Storage) -> Iterator[pa.RecordBatch]:
         """Yield batches of FILES; the URI of a row without a name is null.
 
-        A name that no file can have stands as its own URI: reading it reports the reason.
+        A name that no file can have becomes its own URI: reading it reports the reason.
 
         Args:
             root: Storage that opens the files.
 
         Raises:
-            InputError: Files outside the roots, or on several stores.
+            InputError: Files lie outside the roots, or on several stores.
         """
         for batch in self._rows(self.columns):
             names = _to_texts(batch["image_uri"])
@@ -146,7 +146,7 @@ class Manifest:
             The values; None if there is no such column.
 
         Raises:
-            InputError: There are two such columns, or it holds values such as lists.
+            InputError: There are two such columns, or the column holds values such as lists.
         """
         with _as_manifest_errors(self.source.uri), self.source.open() as file:
             manifest = pq.ParquetFile(file)
@@ -192,13 +192,13 @@ class Manifest:
         if name.startswith(_UNRESOLVED):
             try:
                 return Storage.of(name).uri
-            except InputError:  # of another machine, with a NUL, or not UTF-8
+            except InputError:  # names another machine, has a NUL, or is not UTF-8
                 return name  # reading it reports the reason
         if uri_scheme(name) != "file" or (name.startswith("/") and not self.folder.is_local):
             return name
         if not self.folder.is_local:
             return f"{self.folder.uri}/{name}"
-        # one spelling of each path: two would be two images of one file
+        # normalised: with two spellings, one file would be two images
         return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: pa.StringArray) -> None:
@@ -297,7 +297,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_shown_as_text(kind: pa.DataType) -> bool:
-    """Tell whether values of a type have one plain spelling, as texts, numbers and dates have."""
+    """Tell whether values of a type have one plain text form, like texts, numbers and dates."""
     types = pa.types
     are_kinds = (types.is_boolean, types.is_date, types.is_timestamp)
     return _is_text(kind) or _is_number(kind) or any(is_kind(kind) for is_kind in are_kinds)
@@ -361,7 +361,7 @@ def _are_of_scheme(uris: pa.StringArray, scheme: str) -> pa.BooleanArray:
 def _make_batch(
     batch: pa.RecordBatch, names: pa.StringArray, uris: pa.StringArray, root: Storage
 ) -> pa.RecordBatch:
-    """Return a batch of a manifest as one of FILES; its store tells missing etags and sizes."""
+    """Return a batch of a manifest as one of FILES; the store supplies missing etags and sizes."""
     columns = set(batch.schema.names)
     nulls = pa.nulls(len(batch))
     is_archived = pa.repeat(pa.scalar(False), len(batch))
@@ -391,7 +391,7 @@ class _Described(NamedTuple):
 
 
 def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[_Described]:
-    """Yield what is known of the files of a manifest; its store is asked for etags and sizes.
+    """Yield descriptions of the files of a manifest; the store is asked for etags and sizes.
 
     Raises:
         OSError: The store gave no answer for too many successive rows.
@@ -406,7 +406,7 @@ def _describe_rows(rows: Iterable[_ManifestRow], root: Storage) -> Iterator[_Des
 
 
 def _describe_row(root: Storage, row: _ManifestRow) -> _Described:
-    """Return what is known of the file of a row.
+    """Return a description of the file of a row.
 
     A file that is missing, or that its store does not describe, has no etag unless the row states
     one. Reading the file will report the reason as the error of one image.

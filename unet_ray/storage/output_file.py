@@ -15,7 +15,7 @@ class OutputFile:
     """One file that a command writes."""
 
     flag: str
-    """Flag that names it, for messages."""
+    """Flag that names the file, for messages."""
     uri: str
     folder: Storage
     name: str
@@ -40,7 +40,7 @@ class OutputFile:
         return OutputFile(flag, uri, place, name)
 
     def write(self, data: bytes | Path) -> None:
-        """Write bytes, or a local file's; raise InputError where that fails."""
+        """Write bytes, or those of a local file; raise InputError if that fails."""
         try:
             if isinstance(data, Path):
                 self.folder.put(self.name, data)

@@ -1,8 +1,8 @@
-"""The memory that the rows of a Parquet file would take, found out before they are read.
+"""The memory that the rows of a Parquet file would take, estimated before they are read.
 
-A megabyte can stand for billions of equal numbers, or for one long text a million times. The footer
-tells how many values there are. Texts that could exceed the memory are read as indices into the
-distinct texts, which the file holds, and their lengths are added up before they are written out.
+A megabyte can encode billions of equal numbers, or one long text a million times. The footer states
+the number of values. Texts that could exceed the memory are read as indices into the file's
+distinct texts, and their lengths are summed before they are expanded.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _SMALL_BYTES = 2**27
 """Size of rows that are read from any file, however small it is (bytes)."""
 _MOST_TIMES = 128
 """Largest number of bytes in memory per byte of a larger file. Tables of equal rows, such as the
-empty tiles of a slide, come to 50."""
+empty tiles of a slide, reach 50."""
 _SAFE_TEXT_BYTES = 2**30
-"""Upper bound of texts that are read as they are, which takes half the time (bytes)."""
+"""Largest size of texts that are read directly, which takes half the time (bytes)."""
 _SMALL_TEXT_BYTES = 2**24
 """Size of the texts of a row group that are read whatever their lengths (bytes)."""
 _DELTAS = {"DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"}
@@ -39,7 +39,7 @@ class OversizedRowsError(ValueError):
 
 
 def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
-    """Check the memory that the rows of a file take without its texts, as its footer tells it.
+    """Check the memory that the rows of a file take without its texts, as stated by its footer.
 
     Args:
         footer: Metadata of the file.
@@ -47,7 +47,7 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
 
     Raises:
         OversizedRowsError: The rows take too much for a file of that size; or its texts in lists
-            and structs, which cannot be read as indices, could.
+            and structs, which cannot be read as indices, could take too much.
     """
     widths = [_value_bytes(column) for column in _list_columns(footer)]
     num_bytes = footer.num_rows
@@ -65,7 +65,7 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
 
 
 def check_row_sizes(rows: pa.Table, file_bytes: int) -> None:
-    """Check the memory that rows take once each of their texts is written out.
+    """Check the memory that rows take once all their texts are expanded.
 
     Args:
         rows: Rows with texts as they are, or as dictionaries with valid indices.
@@ -84,14 +84,14 @@ def check_row_sizes(rows: pa.Table, file_bytes: int) -> None:
 
 
 def find_risky_texts(footer: pq.FileMetaData) -> list[str]:
-    """Return the columns of texts or bytes that may come to far more than the file holds of them.
+    """Return the columns of texts or bytes that may take far more memory than they do in the file.
 
     Args:
         footer: Metadata of the file.
 
     Returns:
-        Names for `read_dictionary` of Arrow's reader; none where no texts can become large. Columns
-        that `limit_rows` takes care of are left out.
+        Names for `read_dictionary` of Arrow's reader; empty if no texts can become large. Columns
+        that `limit_rows` handles are left out.
     """
     if _sum_texts(footer) <= _SAFE_TEXT_BYTES:
         return []
@@ -120,7 +120,7 @@ def limit_rows(footer: pq.FileMetaData, most_rows: int) -> int:
 def check_batch_sizes(
     batches: Iterable[pa.RecordBatch], file_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of a file; raise OversizedRowsError where they come to too much together."""
+    """Yield batches of a file; raise OversizedRowsError if their total size is too large."""
     num_bytes = num_rows = 0
     for batch in batches:
         num_bytes += batch.nbytes
@@ -132,7 +132,7 @@ def check_batch_sizes(
 def _sum_texts(footer: pq.FileMetaData, is_nested: bool = False) -> int:
     """Return an upper bound of the size of all texts in plain columns (bytes).
 
-    With `is_nested` it is that of the texts in lists and structs instead.
+    With `is_nested` the bound is for texts in lists and structs instead.
     """
     texts = [
         index
@@ -175,7 +175,7 @@ def _is_text(column: pq.ColumnSchema) -> bool:
 
 
 def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> None:
-    """Check that the texts of a column are not too long on average, as the footer tells it.
+    """Check that the texts of a column are not too long on average, as stated by the footer.
 
     Args:
         footer: Metadata of the file.
@@ -199,7 +199,7 @@ def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> N
 def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
     """Return a column of texts as bytes; null where a text is longer than `most_bytes`.
 
-    Long texts of a dictionary become null before any text is written out.
+    Long texts of a dictionary become null before any text is expanded.
     """
     if pa.types.is_dictionary(column.type):
         texts = drop_long_texts(column.dictionary, most_bytes)
@@ -209,7 +209,7 @@ def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
 
 
 def _value_bytes(column: pq.ColumnSchema) -> int:
-    """Return the size of a value in memory, or that of its index for a text."""
+    """Return the size of a value in memory, or of its index for a text (bytes)."""
     if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
         return int(column.length)
     return _VALUE_BYTES.get(column.physical_type, _INDEX_BYTES)

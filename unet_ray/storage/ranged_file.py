@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from unet_ray.storage.storage import Storage
 
 _GAP_BYTES = 2**20
-"""Largest gap between two ranges that are fetched by one request (bytes). To fetch the gap as well
-takes less time than to wait for another answer of a distant store."""
+"""Largest gap between two ranges that are fetched by one request (bytes). Fetching the gap as well
+takes less time than waiting for another answer of a distant store."""
 
 
 class RangedFile(io.RawIOBase):
-    """Seekable file of which ranges can be fetched ahead; other ranges are fetched when read.
+    """Seekable file whose ranges can be fetched ahead; other ranges are fetched when read.
 
     Args:
         file: The one file.

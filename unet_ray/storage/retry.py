@@ -52,7 +52,7 @@ def retry(uri: str, operation: Callable[[], Result], attempts: int | None = None
 
     Raises:
         OSError: The last attempt failed, or an error will not pass.
-        InputError: No store allows such a name.
+        InputError: The store does not allow the name.
     """
     attempts = ATTEMPTS if attempts is None else attempts
     for attempt in range(attempts):
@@ -82,7 +82,7 @@ def mapped_errors(uri: str) -> Iterator[None]:
 
 
 def _mapped(uri: str, error: Exception) -> Exception | None:
-    """Return what to raise for a store's own error; None for all others."""
+    """Return the exception to raise for a store's own error; None for all other errors."""
     # all remote stores use aiohttp, and loading it would take a local process half a second
     if "aiohttp" not in sys.modules:
         return None

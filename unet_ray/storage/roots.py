@@ -23,7 +23,7 @@ FLAG = "--image-roots"
 _REMOTE = r"^[^/]*://"
 """Regular expression for URIs that are not paths."""
 _STEPS_UP = r"/\.\.(/|$)"
-"""Regular expression for a `..` in a name, which only some stores take for a step up."""
+"""Regular expression for a `..` in a name, which only some stores treat as the parent folder."""
 _SHOWN = 8
 """Largest number of roots that a message names."""
 _SUGGESTED = 8
@@ -36,7 +36,7 @@ _FOLDERS = 2**16
 class Roots:
     """Folders below which URIs may lie.
 
-    Paths are compared by where they really lie: a path below a root lies outside if a link in it
+    Paths are compared after links are resolved: a path below a root lies outside if a link in it
     leads elsewhere. A remote URI with `..` in it lies outside of every root.
     """
 
@@ -53,14 +53,14 @@ class Roots:
         follow_links: bool = False,
         options: StoreOptions = StoreOptions(),  # noqa: B008 (it is frozen)
     ) -> Roots:
-        """Return the roots that a flag names; raise InputError for a URI that names no place."""
+        """Return the roots that a flag names; raise InputError for an invalid URI."""
         if text is None:
             return Roots(None, follow_links, options)
         uris = tuple(Storage.of(uri).uri for uri in parse_uris(text, FLAG))
         return Roots(uris, follow_links, options)
 
     def or_default(self, *uris: str) -> Roots:
-        """Return these roots or, where none are given, others."""
+        """Return these roots or, if none are given, the given URIs as roots."""
         return self if self.uris is not None else replace(self, uris=uris)
 
     def find_outside(self, uris: pa.Array) -> pa.Array:
@@ -98,7 +98,7 @@ class Roots:
         return storage if self.follow_links else storage.confine(self.uris or ())
 
     def locate(self, uri: str) -> str:
-        """Return the place by which a URI is compared: where a path really lies, or the URI."""
+        """Return the form in which a URI is compared: a path with links resolved, or the URI."""
         return self._resolve(uri, os.path.realpath) if uri_scheme(uri) == "file" else uri
 
     def _are_below_remote(self, uris: pa.Array) -> pa.Array:
@@ -123,8 +123,8 @@ class Roots:
 
         Args:
             path: Absolute path.
-            find_real: Function that does so for folders. It may remember them, since many files lie
-                in each; a file itself only costs a look at whether it is a link.
+            find_real: Function that does so for folders. It may cache them, since many files share
+                a folder; for a file, only a check whether it is a link is needed.
         """
         if self.follow_links or "\0" in path:  # no file has such a name
             return os.path.normpath(path)
@@ -147,9 +147,9 @@ class Gate:
     first: str = ""
     """First URI that was stopped."""
     first_without_root: str = ""
-    """First of the stopped URIs that no root could hold."""
+    """First stopped URI that no root could contain."""
     _ends: dict[str, tuple[str, str]] = field(default_factory=dict, init=False)
-    """First and last URI in sorted order that was stopped at a store, or in a top folder."""
+    """First and last stopped URI, in sorted order, by store or top folder."""
 
     def admits(self, uri: str) -> bool:
         """Tell whether a URI may be opened."""
@@ -189,14 +189,14 @@ class Gate:
 
     @property
     def reason(self) -> str:
-        """Text to follow the number of URIs: why they were stopped, an example, and the remedy."""
+        """Text that follows the number of URIs: the reason, an example, and the remedy."""
         if self.first_without_root:
             return (
                 f"at places that are never opened, for example {redact(self.first_without_root)}; "
                 "give paths, s3://, gs:// or az://, without .."
             )
         roots = self.roots.uris or ()
-        shown = ", ".join(roots[:_SHOWN]) or "any folder that is known"
+        shown = ", ".join(roots[:_SHOWN]) or "any known folder"
         if len(roots) > _SHOWN:
             shown += f" and {len(roots) - _SHOWN} more"
         return (
@@ -215,7 +215,7 @@ def default_root(images: str) -> str:
         folder that holds a manifest.
 
     Raises:
-        InputError: The URI names no place.
+        InputError: The URI is not valid.
     """
     if images.endswith(".parquet"):
         manifest = Storage.of(images).uri

@@ -1,9 +1,9 @@
 """Storage: a folder at a URI, on any store.
 
-A backend makes single attempts. This module repeats those whose error may pass, and maps errors to
-built-in ones (`storage.retry`). A new store is a new file in `backends/` and a line in `_BACKENDS`,
-which is also the list of the stores that are allowed. URIs come from manifests, label files and
-tables, and the authors of those must not choose what this process connects to.
+A backend makes single attempts. This module repeats attempts whose error may pass, and maps errors
+to built-in ones (`storage.retry`). A new store needs a file in `backends/` and a line in
+`_BACKENDS`, which also lists the allowed stores: URIs come from manifests, label files and tables,
+whose authors must not choose what this process connects to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BACKENDS: dict[str, type[Backend]] = {
 }
 """Backends by scheme; no other scheme is opened."""
 _TEST_BYTES = 2**20
-"""Size of the file that shows whether a place can be written to."""
+"""Size of the file that is written to test whether a place is writable (bytes)."""
 _PACKAGES = {"gs": "gcsfs", "az": "adlfs"}
 
 
@@ -57,7 +57,7 @@ class FileEntry:
     size: int
     """Size in bytes."""
     modified_s: float | None = field(default=None, compare=False)
-    """Time of the last change (s since 1970); None where the store does not tell it."""
+    """Time of the last change (s since 1970); None if the store does not state it."""
     is_archived: bool | None = field(default=False, compare=False)
     """True if it must be restored before it can be read; None: `Storage.is_archived` tells."""
 
@@ -108,8 +108,8 @@ class Storage:
             options: Options of its store, which override the variables; None: there are none.
 
         Raises:
-            InputError: The scheme is not allowed, its package is not installed, the URI names no
-                place, or the store takes no options.
+            InputError: The scheme is not allowed, its package is not installed, the URI is not
+                valid, or the store takes no options.
         """
         if not uri:
             raise InputError("an empty URI; name a folder (. is the current one)")
@@ -188,8 +188,8 @@ class Storage:
     def confine(self, uris: Iterable[str]) -> Storage:
         """Return this storage limited to files that really lie below some URIs.
 
-        It matters because a file may be replaced by a link after it was listed. Stores without
-        links stay as they are.
+        This matters because a file may be replaced by a link after it was listed. Remote
+        storage is returned unchanged.
         """
         if not self.is_local:
             return self
@@ -243,7 +243,7 @@ class Storage:
             yield file
 
     def write(self, path: str, data: bytes, may_write: Callable[[], None] = lambda: None) -> None:
-        """Store a file as one whole object: it is there with all its bytes, or not at all.
+        """Store a file as one whole object: it exists with all its bytes, or not at all.
 
         Args:
             path: Path of the file.
@@ -268,9 +268,9 @@ class Storage:
         """Store a file as one whole object where there is none yet.
 
         Returns:
-            True if the store itself kept others from doing the same at the same moment: local file
-            systems, Google Cloud Storage and Azure do, and S3 stores that know conditional PUT.
-            Otherwise the file may have replaced another one.
+            True if the store guarantees that only one of several writers succeeds: local file
+            systems, Google Cloud Storage, Azure, and S3 stores with conditional PUT do. Otherwise
+            the file may have replaced another one.
 
         Raises:
             FileExistsError: There is a file already.
@@ -305,10 +305,10 @@ class Storage:
             self.delete(f"{path}/{entry.path}")
 
     def exists(self, path: str = "") -> bool:
-        """Tell whether a file or folder is there.
+        """Tell whether a file or folder exists.
 
         Raises:
-            OSError: It cannot be determined, for instance behind a link to nothing.
+            OSError: This cannot be determined, for instance behind a link to nothing.
         """
         uri = self.uri_of(path)
         return self._retry(uri, lambda: self._backend.info(uri)) is not None
@@ -400,8 +400,8 @@ class Storage:
         """Write and remove a file.
 
         Args:
-            size: Size of the file (bytes); a small one might still fit onto a full disk. 0 accepts
-                a full disk, for commands that make room.
+            size: Size of the file (bytes), since a small file may fit even on a nearly full disk. 0
+                accepts a full disk, for commands that free space.
 
         Raises:
             InputError: The place cannot be written to.
@@ -432,7 +432,7 @@ def dangling_link(uri: str) -> ListingError:
 
 
 def is_allowed(uri: str) -> bool:
-    """Tell whether a URI names a place that may be opened; no store's package is needed for it."""
+    """Tell whether a URI may be opened; this does not load the package of its store."""
     try:
         normalise_uri(uri, _BACKENDS)
     except InputError:

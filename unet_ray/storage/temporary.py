@@ -1,8 +1,8 @@
-"""Names of temporary files and folders. They say which process made them, so that leftovers can go.
+"""Names of temporary files and folders, which tell their process so that leftovers can be removed.
 
 An owner is `HOST-PID-START`. HOST stands for one boot of one machine and one namespace of process
-ids, since a PID means nothing elsewhere: a temporary folder may be shared by containers, an output
-by machines. START tells a process from a later one with the same id.
+ids, since a PID means nothing elsewhere: containers may share a temporary folder, and machines an
+output. START distinguishes a process from a later one with the same id.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def temporary_prefix() -> str:
     """Return the beginning of the name of a temporary file or folder of this process.
 
     All temporary files of the package have it: `tempfile.mkdtemp(prefix=temporary_prefix())`. The
-    first call in a process removes what dead processes left, so that every machine that does any
+    first call in a process removes what dead processes left, so every machine that does
     work is cleaned.
     """
     _remove_dead_once()
@@ -38,7 +38,7 @@ def temporary_prefix() -> str:
 
 
 def name_beside(path: str) -> str:
-    """Return a hidden path beside a path, which holds the content until it is whole."""
+    """Return a hidden path beside a path; it holds the content until the file is complete."""
     folder, name = os.path.split(path)
     return f"{folder}/.{name}.{_owner(os.getpid())}-{next(_numbers)}"
 
@@ -47,7 +47,7 @@ def remove_dead() -> None:
     """Remove what dead processes of this user left in the temporary folder.
 
     Links, files of other users, and files of other machines, boots or containers stay. What cannot
-    be removed stays too: no run should fail for a leftover.
+    be removed stays too: no run should fail because of a leftover.
     """
     try:
         entries = list(os.scandir(tempfile.gettempdir()))
@@ -60,11 +60,11 @@ def remove_dead() -> None:
 
 
 def half_written(root: Path, folders: Sequence[str]) -> list[tuple[Path, str, bool]]:
-    """Find the hidden files that writes of any process have begun and not finished.
+    """Find the hidden files of unfinished writes by any process.
 
     Args:
         root: Local folder whose own files are searched.
-        folders: Folders in it that are searched with all below them, without following links.
+        folders: Folders in it that are searched recursively, without following links.
 
     Returns:
         For each hidden file: its path, the name of the file that was to be written, and whether its
@@ -97,7 +97,7 @@ def _remove_dead_once() -> None:
 
 @cache
 def _owner(pid: int) -> str:
-    """Return this process as an owner, cached by its id, since a fork has another one."""
+    """Return this process as an owner; the cache is by id, since a fork has another id."""
     host = _host()
     start = 0 if host == _UNKNOWN else _start(pid)
     return f"{host}-{pid}-{start}"
@@ -126,7 +126,7 @@ def _start(pid: int) -> int:
 
 
 def _is_dead(owner: re.Match[str]) -> bool:
-    """Tell whether an owner is known to be dead: it was on this host and is not there any more."""
+    """Tell whether an owner is known to be dead: it ran on this host and no longer exists."""
     if owner["host"] != _host() or owner["host"] == _UNKNOWN:
         return False
     try:

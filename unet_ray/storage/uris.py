@@ -1,4 +1,4 @@
-"""URIs as texts: scheme, store, and the one spelling of each place. Nothing is opened here."""
+"""URIs as texts: scheme, store, and normalised form. Nothing is opened here."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def redact(uri: str) -> str:
 
 
 def normalise_uri(uri: str, schemes: Collection[str]) -> str:
-    """Return the only spelling of a place: an absolute path, or a URI without a slash at its end.
+    """Return the normalised form of a URI: an absolute path, or a URI without a slash at its end.
 
     Args:
         uri: Path or URI.

@@ -1,8 +1,8 @@
 """Finding damaged shards, and removing them on request.
 
-A shard with a damaged file stops every command that needs its rows, so that none takes its images
-for new ones. Once it is removed, the ledger no longer has these images, and the next run does them
-again.
+A shard with a damaged file stops every command that needs its rows; otherwise its images would seem
+to be new. Once the shard is removed, the ledger no longer has these images, and the next run does
+them again.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ def _find_damage(file: tuple[str, bytes | None]) -> str | None:
 
 
 def remove_damaged(inventory: Inventory, paths: Collection[str]) -> None:
-    """Remove shards, and have the records of their runs count the others only.
+    """Remove shards, and lower the counts in the records of their runs.
 
-    The records come first, then the images files, so that whatever a crash leaves is at most masks
-    and regions that do not count.
+    The records come first, then the images files, so a crash can leave only masks and regions that
+    do not count.
 
     Args:
         inventory: Inventory of the output, held by the lock.

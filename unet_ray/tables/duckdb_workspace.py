@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from unet_ray.storage.temporary import temporary_prefix
 
 _MEMORY = "1500MB"
-"""Memory above which the database spills to disk (TMPDIR). Ten million keys fit in it; a billion go
-through the disk."""
+"""Memory above which the database spills to disk (TMPDIR). Ten million keys fit in it; a billion
+spill."""
 _ROW_GROUP = 100_000
 """Rows per row group of the workspace's Parquet files."""
 
@@ -50,7 +50,7 @@ class Workspace:
         self._database.close()
 
     def value(self, query: str) -> Any:
-        """Return the single value of a query's result, of the type that the query gives it."""
+        """Return the single value of a query's result, in the type of the query."""
         return self._database.sql(query).fetchall()[0][0]
 
     def text(self, query: str) -> str:

@@ -25,12 +25,12 @@ LOCK_LEASE_S = 600.0
 HEARTBEAT_S = 20.0
 """Time between two heartbeats (s)."""
 _POLL_S = 5.0
-"""Time between two looks at a lock that may be a dead run's (s)."""
+"""Time between two reads of a lock whose run may be dead (s)."""
 _GRACE_S = 5.0
 """Wait after a dead run's lock is overwritten, before it is read again (s)."""
 _SETTLE_S = 2.0
 """Wait after a lock is written to a store without conditional PUT, before it is read again (s). It
-covers the longest time from a run's look at the lock to the end of its PUT; the last PUT wins."""
+covers the longest time from a run's read of the lock to the end of its PUT; the last PUT wins."""
 _LOCK = "_lock.json"
 _MAX_BYTES = 2**20
 """Largest lock file (bytes)."""
@@ -55,9 +55,9 @@ class OutputLock:
     may write it within a moment, and the last of them holds it. Each therefore reads the lock again
     after a wait, and the write tasks read it once more before each commit.
 
-    Clocks of two machines are never compared to declare a run dead. A heartbeat that is younger
-    than a lease by our clock belongs to a live run. Any other is watched for the time of a lease on
-    our monotonic clock, and the lock is taken over only if its file does not change.
+    A run is never declared dead by comparing the clocks of two machines. A heartbeat that is
+    younger than a lease by our clock belongs to a live run. Any other lock is watched for the time
+    of a lease on our monotonic clock, and taken over only if its file does not change.
 
     Args:
         output: Root of the tables.
@@ -93,8 +93,8 @@ class OutputLock:
                 raise self._make_refusal(held)
             self._watch(held, content)
         if held:
-            # The holder is dead. But other runs may take the lock over too, and a holder that only
-            # slept may come back: the lock is read again after a wait.
+            # The holder seems dead. But other runs may take over the lock too, and a holder that
+            # was only suspended may come back: the lock is read again after a wait.
             self._write()
             time.sleep(_GRACE_S)
         elif not self._create():
@@ -120,7 +120,7 @@ class OutputLock:
             left_s = deadline - time.monotonic()
 
     def _create(self) -> bool:
-        """Create the lock file; return whether the store kept others from doing so meanwhile."""
+        """Create the lock file; return whether the store guarantees that no other run did too."""
         content = _read_content(self._output)
         if content is not None and _parse_lock(self._output, content) is None:
             with suppress(FileNotFoundError):
@@ -158,9 +158,9 @@ class OutputLock:
             )
 
     def _send_heartbeat(self) -> None:
-        """Write the time into the lock, unless it is lost, as the next commit finds out.
+        """Write the time into the lock. If the lock is lost, do nothing: the next commit finds out.
 
-        If the store does not answer, the next heartbeat follows soon; the lease is thirty of them.
+        If the store does not answer, the next heartbeat follows soon; a lease is thirty of them.
         """
         with suppress(OSError, UnetRayError):
             self.check(self._output, self._run_id)
@@ -210,7 +210,7 @@ def _parse_lock(output: Storage, content: bytes | None) -> dict[str, Any] | None
     except InputError:
         is_ours = content.startswith(_BEGINNING) or _BEGINNING.startswith(content)
         if is_ours and not content.rstrip().endswith(b"}"):
-            return None  # a store that writes in pieces has half of it, which is no run's lock
+            return None  # a store that writes in pieces may hold only half of it
         raise _make_shape_error(output) from None
     if not all(isinstance(lock.get(name), kinds) for name, kinds in _FIELDS.items()):
         raise _make_shape_error(output)

@@ -60,7 +60,7 @@ class Inventory:
     unreadable: tuple[str, ...]
     """Paths, below the output, of JSON files in `runs/` that are not records of a run."""
     half_written: tuple[str, ...] = ()
-    """Paths, below a local output, of hidden files that writes have begun and will not finish."""
+    """Paths, below a local output, of hidden files whose writes began and will never finish."""
 
     @property
     def is_new(self) -> bool:
@@ -228,13 +228,13 @@ def _find_half_written(output: Storage, records: Mapping[str, Mapping[str, Any]]
 
 
 def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[str], list[str]]:
-    """Remove masks and regions files that a crash left without an images file, or half written.
+    """Remove masks and regions files that a crash left half-written or without an images file.
 
-    The output is listed again first, since nothing may be removed by an older listing.
+    The output is listed again first, since an older listing must not decide what is removed.
 
     Args:
         output: Root of the tables.
-        of_any_run: Whether to remove also the leftovers of runs that no record calls unfinished.
+        of_any_run: Whether to also remove leftovers of runs that no record calls unfinished.
 
     Returns:
         Paths that were removed, and paths that were kept.
@@ -258,8 +258,8 @@ def remove_leftovers(output: Storage, of_any_run: bool = False) -> tuple[list[st
 def remove_runs(inventory: Inventory, known: Mapping[str, Mapping[str, Any]]) -> None:
     """Remove all shards of some runs, images files last.
 
-    The records of all runs say so before the first file is deleted and again after the last one.
-    Records are written, and the files of a table deleted, side by side.
+    The records of all runs state the removal before the first file is deleted, and again after the
+    last one. Records are written, and the files of a table deleted, in parallel.
 
     Args:
         inventory: Inventory of the output.

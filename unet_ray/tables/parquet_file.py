@@ -1,9 +1,9 @@
 """Parquet files whose damage is found, by checksums of their pages and a digest of their footer.
 
 The checksums of Parquet cover the data but not the footer, in which one changed bit may rename a
-column or drop rows without an error. The SHA-256 of the footer therefore stands right before it, in
-a place to which nothing in the format points, so that other readers do not see it. Files without
-checksums or digest are read too, but their damage is found only where it cannot be decoded.
+column or drop rows without an error. The SHA-256 of the footer is therefore stored right before it,
+where nothing in the format points, so other readers ignore it. Files without checksums or digest
+are read too, but their damage is found only where decoding fails.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ def read_parquet(
         file: File that is open for reading and seeking.
         columns: Columns to read, and their types; a column that the file lacks is null. None: all
             columns, as the file has them.
-        schema: All columns that a file of this kind may have; None: those of `columns`. With these,
-            a column under another name is told from one that the file lacks.
+        schema: All columns that a file of this kind may have; None: those of `columns`. They serve
+            to tell a renamed column from a missing one.
 
     Returns:
         The columns; texts are valid UTF-8.
 
     Raises:
         DamagedFileError: The file is damaged, has none of the columns, has a column of Python
-            objects, or its rows take more memory than those of a file of its size can.
+            objects, or its rows take too much memory for a file of its size.
         OSError: The store does not return the bytes of the file.
     """
     try:
@@ -124,7 +124,7 @@ def find_ranges(file: SeekableFile, names: Collection[str]) -> list[tuple[int, i
 
 
 def _is_of_arrow(error: OSError) -> bool:
-    """Tell whether an error means that a file does not parse: then Arrow raises a bare OSError."""
+    """Tell whether an error is the bare OSError of Arrow for a file that does not parse."""
     return type(error) is OSError and error.errno is None
 
 
@@ -186,7 +186,7 @@ def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schem
     wanted = [field.name for field in columns if field.name in names]
     file_bytes = file.seek(0, io.SEEK_END)
     num_rows = limit_rows(footer, footer.num_rows)
-    # no threads of Arrow: they would call Python to read, and a process that exits meanwhile aborts
+    # no threads of Arrow: they call Python to read, and abort a process that exits meanwhile
     if num_rows < footer.num_rows:
         batches = parquet.iter_batches(num_rows, columns=wanted, use_threads=False)
         found = pa.Table.from_batches(check_batch_sizes(batches, file_bytes))

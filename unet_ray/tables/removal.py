@@ -3,9 +3,9 @@
 Images are named by the sha256 of their URI, since a URI may be patient data. A removal takes three
 steps, each of which may be repeated:
 
-1. The record of each run concerned gets lower counts and, as `removing_images`, what is to go.
+1. The record of each run concerned gets lower counts, and lists the removal as `removing_images`.
 2. Each shard that has such rows is rewritten: masks, then regions, then images. As long as the
-   images file has the rows, the shard is found again.
+   images file has the rows, a repeated removal finds the shard again.
 3. In the records, `removing_images` becomes `removed_images`.
 
 A crash before the first record is written changes nothing; after it, `finish_removals` completes
@@ -148,19 +148,19 @@ def count_rows(inventory: Inventory, found: Found) -> list[RemovedRows]:
 
 
 def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -> list[RemovedRows]:
-    """Remove rows from the three tables, and say so in the records of their runs.
+    """Remove rows from the three tables, and note it in the records of their runs.
 
     Args:
         inventory: Inventory of the output, held by the lock. A removal that has begun but not
             finished must be the one of the same hashes.
         found: The rows, as `find_images` finds them.
-        hashes: All hashes that the removal is of.
+        hashes: All hashes of the images to remove.
 
     Returns:
-        What was removed, by run and URI; of a removal that had begun before, all of it.
+        The rows that were removed, by run and URI, with those of an interrupted removal.
 
     Raises:
-        InputError: The record of a run concerned is there but cannot be read; nothing is removed.
+        InputError: The record of a run concerned exists but cannot be read; nothing is removed.
     """
     output, records = inventory.output, dict(inventory.records)
     for run_id in {shard_run_id(path) for path in found}:
@@ -231,7 +231,7 @@ def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
 
 
 def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
-    """Return what a record says about a removal that begins."""
+    """Return the fields of a record for a removal that begins."""
     removed_at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [
         {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
@@ -241,7 +241,7 @@ def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
 
 
 def _lowered(record: Mapping[str, Any], sums: _RunSums) -> dict[str, Any]:
-    """Return a record that counts the rows of a run without those that it loses.
+    """Return a record whose counts are lowered by the rows that a run loses.
 
     No count falls below 0: the record of a run that did not finish may count fewer images than its
     shards have.

@@ -29,7 +29,7 @@ run whose rows are gone."""
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 """Form of the ids of runs."""
 _FILE_NAME = re.compile(r"[^/\0]{1,60}")
-"""Form of the ids, in tables of any origin, for which there may be a record."""
+"""Form of the ids that may have a record, in tables of any origin."""
 _MAX_RECORD_BYTES = 2**24
 """Largest record of a run (bytes); it takes up to twenty times as much memory. A list of ten
 thousand shards takes 100 kB, and one of as many removed images 2 MB."""
@@ -71,7 +71,7 @@ class _RemovedRows(TypedDict):
 
 
 class _Record(TypedDict, total=False):
-    """The fields of a record that are read again.
+    """The fields of a record that later commands read.
 
     Records of earlier versions, and of runs that were lost, lack some of them.
     """
@@ -157,7 +157,7 @@ def recorded_roots(record: Mapping[str, Any]) -> list[str]:
     """Return the folders or buckets (URIs) below which the images of a run lie.
 
     Records of versions before 2026-12 only have the flag `--images`, which may be a relative path.
-    The author of a record chose these URIs; those that name no place are left out.
+    The author of a record chose these URIs; those that are not valid are left out.
     """
     found = []
     roots = record.get("image_roots")
@@ -181,7 +181,7 @@ def write_run_record(output: Storage, run_id: str, record: Mapping[str, Any]) ->
 
 
 def write_run_records(output: Storage, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write records of runs, by run id, side by side and in no order."""
+    """Write records of runs, by run id, in parallel and in no particular order."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for _ in pool.map(partial(write_run_record, output), records, records.values()):
             pass

@@ -239,7 +239,7 @@ SCHEMAS = {"images": IMAGES, "masks": MASKS, "regions": REGIONS}
 
 
 def described() -> str:
-    """Return the README's table of fields in Markdown, made from the metadata of the schemas."""
+    """Return the README's Markdown table of fields, made from the metadata of the schemas."""
     lines = ["| table | field | type | meaning |", "|---|---|---|---|"]
     for name, schema in (("images", IMAGES), ("masks", MASKS), ("regions", REGIONS)):
         for entry in schema:

@@ -1,4 +1,4 @@
-"""Shards: rows of whole images in three files that count all together or not at all."""
+"""Shards: rows of whole images, in three files that count together or not at all."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def read_files(
 ) -> Iterator[Result]:
     """Read files of shards in order: many are fetched in parallel, and a few are decoded ahead.
 
-    Everything that reads many shards does so here. An Arrow dataset would open one after the other,
+    All reading of many shards goes through here. An Arrow dataset would open one after the other,
     with three or four requests each. The memory holds the fetched files and the rows of three
     files; rows may take a hundred times the memory of their file.
 
@@ -123,7 +123,7 @@ def read_files(
         size: Function that returns the size of a file (bytes).
 
     Yields:
-        What `decode` returns for each file.
+        Result of `decode` for each file.
     """
     with (
         ThreadPoolExecutor(CONNECTIONS) as fetching,
@@ -172,8 +172,8 @@ def fetch_columns(
 ) -> SeekableFile:
     """Fetch the bytes that `read_parquet` needs for some columns of a shard.
 
-    A small file is fetched whole by one request, and so is one of which all columns are wanted.
-    From a large file, only the bytes of these columns are fetched.
+    A small file is fetched whole by one request, and so is a file whose columns are all wanted.
+    From other files, only the bytes of these columns are fetched.
 
     Args:
         file: The one file.

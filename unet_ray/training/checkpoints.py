@@ -119,7 +119,7 @@ def _rebuild_list(
     for name, fault in faults.items():
         yield f"  {name} does not load: {fault}"
     if not loaded and run_folder.exists(f"{run_name}/{SNAPSHOT}"):
-        first = "none is there"
+        first = "no checkpoint exists"
         if faults:
             name = next(iter(faults))
             first = f"{name}: {faults[name]}"

@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def epoch_line(record: EpochRecord, epochs: int, eta_s: float, is_best: bool) -> str:
-    """Describe an epoch in one line of less than 160 characters.
+    """Describe an epoch in one line of fewer than 160 characters.
 
     The lines of a run align, as in `epoch  7/40  loss  0.2143  Dice 0.832  IoU 0.712
     212.0 crops/s  data wait  3%  ETA 23m10s  best`.

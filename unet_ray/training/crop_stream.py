@@ -157,12 +157,12 @@ def _order(seed: int, epoch: int, num_visits: int) -> NDArray[np.int64]:
 
 
 def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> ray.data.Dataset:
-    """Return the dataset of crops that follow the first ones.
+    """Return the dataset of the crops that come after `crops_seen` crops.
 
     Args:
         sampler: Draws the crops.
         crops_seen: Number of crops to skip.
-        crops_needed: Smallest number of crops in the dataset; there may be a few more.
+        crops_needed: Smallest number of crops in the dataset; it may hold a few more.
     """
     calm_ray_data()
     # Ray Train calls this in another process, whose settings are its own.

@@ -1,4 +1,4 @@
-"""Weights that a training starts from, out of a model with other classes."""
+"""Initial weights of a training, taken from a model whose classes may differ."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _logger = logging.getLogger("unet_ray")
 def adapt_weights(initial: Model, labelling: Labelling, network: UNetConfig) -> bytes:
     """Return the weights to start from as safetensors.
 
-    They are those of a model, with its filters for the classes that it shares with the new network
-    and freshly drawn filters for the others. How many are shared is logged.
+    They are the weights of a model. Classes that the model has keep its filters; new classes get
+    random filters. The classes that are kept are logged.
 
     Args:
         initial: Model to start from.
         labelling: Classes of the training.
-        network: Architecture of the training: that of the model, but for its number of filters.
+        network: Architecture of the training; only its number of filters may differ from the model.
     """
     torch.manual_seed(0)
     fresh = UNet(network)

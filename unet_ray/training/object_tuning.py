@@ -33,8 +33,8 @@ _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _CORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds of the markers to choose from."""
 _AS_GOOD = 2e-3
-"""Difference from the best AP below which a choice always counts as good as the best; with few
-images the standard error says nothing."""
+"""Difference from the best AP below which a choice always counts as equally good; with few images
+the standard error is unreliable."""
 _AREAS = (1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200)
 """Smallest areas to choose from (px)."""
 _SCORES = (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
@@ -109,7 +109,7 @@ def _count_grid(
 def choose(counts: NDArray[np.float64]) -> tuple[ObjectRule, float, float]:
     """Choose the settings of one class by the rule of one standard error.
 
-    Among the choices that are as good as the best, this takes the one that owes least to chance. A
+    Among the choices that are as good as the best, this takes the one least likely to be luck. A
     choice is as good if its AP is below the best one by no more than the standard error of that
     difference, estimated by the jackknife over images (Breiman et al. 1984, section 3.4.3, applied
     to the difference; Efron 1979). Among these choices, the thresholds nearest to ½ win, then the

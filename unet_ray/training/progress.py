@@ -17,7 +17,7 @@ from unet_ray.storage.storage import Storage
 PROGRESS = "progress.json"
 """File of a checkpoint that holds its progress."""
 _AS_GOOD = 0.005
-"""Largest difference from the highest score of a score that counts as equally good. A few images
+"""Largest difference from the highest score that still counts as equally good. A few images
 cannot tell such scores apart, and the later epoch, which learnt at a lower rate, does better on
 unseen images (AP@0.5 of 0.60 instead of 0.56 on 106 nuclei images)."""
 _MOST_CROPS = 2**62
@@ -134,7 +134,7 @@ class Progress:
         """Read the JSON that `to_json` returns.
 
         Raises:
-            InputError: It is damaged.
+            InputError: The JSON is damaged.
         """
         if "history" not in parse_json(data, PROGRESS):
             raise InputError(f"{PROGRESS}: damaged: history is missing")

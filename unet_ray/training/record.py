@@ -72,7 +72,7 @@ class LabelledFile:
     """SHA-256 of the bytes that were read. None: not read yet, or it cannot be read."""
 
     def differs(self, other: LabelledFile) -> bool:
-        """Tell whether sizes differ, or the contents as far as they are known."""
+        """Return whether the sizes differ, or the SHA-256s where both are known."""
         is_known = self.sha256 is not None and other.sha256 is not None
         return self.size != other.size or (is_known and self.sha256 != other.sha256)
 
@@ -112,8 +112,8 @@ class TrainingRecord:
     def check_settings(self, settings: Mapping[str, Any], run_folder: Storage) -> None:
         """Raise InputError if a run has other settings.
 
-        The number of labelled images is one of them, because the split depends on it. If the record
-        lists the files, these are compared instead, and may lie elsewhere.
+        The number of labelled images is a setting, because the split depends on it. If the record
+        lists the files, the files are compared instead, and their folders may differ.
 
         Args:
             settings: Settings of the run that would resume.
@@ -229,7 +229,7 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     precision = found.get("cpu_precision", "float32")
     if precision not in get_args(Precision):
         raise ValueError(f"cpu_precision {precision!r}")
-    settings["labelled_images"] += 0  # each version has written it
+    settings["labelled_images"] += 0  # fails if it is missing: every version wrote it
     if "files" not in found:
         return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}
@@ -246,7 +246,7 @@ def _parse_decisions(found: dict[str, Any]) -> DataDecisions:
         inputs = parse_inputs(channels, preprocessing.channels)
     groups = found.get("groups")
     if groups is not None and not all(isinstance(group, str) for group in groups.values()):
-        raise TypeError("groups are names")
+        raise TypeError("groups must be names")
     return DataDecisions(
         labelling=Labelling(**(labelling | {"classes": classes})),
         preprocessing=preprocessing,

@@ -1,7 +1,7 @@
 """Set-up of a training from its flags and labelled set.
 
 It settles the meaning of the masks, the split into training and validation images, the network and
-the crops. What may disappoint is noted (`setup_notes`).
+the crops. Findings that may disappoint become notes (`setup_notes`).
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def choose_channels(
     Args:
         config: Flags of training.
         initial: Model of --init-from, if given.
-        before: What a training decided that is resumed.
+        before: Decisions of the training that is resumed, if any.
 
     Returns:
-        Those of `--channels`, else those of the training that is resumed or of the model; None:
-        all channels, in which the images must agree.
+        Channels of `--channels`, else of the resumed training or of the model. None: all channels,
+        which must be the same in all images.
 
     Raises:
-        InputError: `--channels` names more or fewer than the model of --init-from takes.
+        InputError: `--channels` names more or fewer channels than the model of --init-from takes.
     """
     if config.channels and initial is None:
         return ChosenChannels(parse_channels(config.channels))
@@ -105,7 +105,7 @@ def set_up_training(
     before: DataDecisions | None,
     split: Split,
 ) -> TrainingSetup:
-    """Set a training up, log what was found, and log notes on what may disappoint.
+    """Set up a training, log what was found, and log notes on what may disappoint.
 
     Args:
         config: Flags of training.
@@ -113,11 +113,11 @@ def set_up_training(
         statistics: Dataset statistics of the labelled set.
         validation: Dataset statistics of --val-images. None: a share of the labelled set is used.
         initial: Model of --init-from, if given.
-        before: What a training decided that is resumed; None decides anew.
+        before: Decisions of the training that is resumed. None: all is decided anew.
         split: Images to validate on.
 
     Raises:
-        InputError: Images or masks that cannot be learnt from.
+        InputError: The images or masks cannot be learnt from.
     """
     statistics.check_readable(config.max_error_rate)
     notes = [*labelled.notes, *statistics.check_types()]
@@ -238,7 +238,7 @@ def _make_sampler(
     preprocessing: Preprocessing,
     crops: CropConfig,
 ) -> CropSampler:
-    """Return what draws the crops of the images to learn from."""
+    """Return the sampler that draws crops of the images to learn from."""
     facts = [statistics.facts[index] for index in learnt]
     counts = np.array([count_crops(fact.height, fact.width, crops.side) for fact in facts])
     return CropSampler(
@@ -259,7 +259,7 @@ def _choose_preprocessing(
     initial: Model | None,
     before: DataDecisions | None,
 ) -> Preprocessing:
-    """Return the preprocessing of what is resumed, of --init-from, or of the training images."""
+    """Return the preprocessing: resumed, of --init-from, or made from the training images."""
     if before:
         return before.preprocessing
     if initial is None:

@@ -24,7 +24,7 @@ def note_separation(
         initial: Model of --init-from, if given.
 
     Raises:
-        InputError: Masks that the separation of objects cannot be learnt from.
+        InputError: The separation of objects cannot be learnt from these masks.
     """
     if not config.separate:
         separates = initial is not None and initial.postprocessing.separates
@@ -57,7 +57,7 @@ def note_separation(
 def note_missing_classes(
     labelling: Labelling, statistics: DatasetStatistics, indices: Sequence[int], use: str
 ) -> list[str]:
-    """Return a note for each class that is in none of the given images, but in another.
+    """Return a note for each class that occurs in the set but in none of the given images.
 
     Args:
         labelling: Meaning of the masks.
@@ -117,7 +117,7 @@ def note_split(
         validation: Dataset statistics of --val-images; None: a share of the labelled set is used.
 
     Raises:
-        InputError: Flags that need validation images, of which there are none.
+        InputError: A flag needs validation images, but there are none.
     """
     notes = [*split.grouping.notes] if split.grouping else []
     notes += _note_leaks(statistics, learnt, held, validation)
@@ -132,7 +132,7 @@ def _note_leaks(
     held: Sequence[int],
     validation: DatasetStatistics | None,
 ) -> list[str]:
-    """Return a line about validation images that nearly are images to learn from, if any are."""
+    """Return a line about validation images that look like images to learn from, if any."""
     held_facts = (
         [validation.facts[index] for index in validation.usable]
         if validation

@@ -47,10 +47,10 @@ def choose_split(
     names = labelled.names
     if before and before.decisions:
         return _restore_split(before.decisions, names)
-    # windows of a large image have its name: a single image is learnt from without validation
+    # windows have the name of their large image, so a single image has no validation split
     if config.val_images or not config.val_fraction or len(set(names)) < 2:
         return Split((), None)
-    if before:  # a version before 2026-12, which split by images and did not record the split
+    if before:  # of a version before 2026-12, which split by images and kept no record of it
         grouping = Grouping("image", names)
     else:
         grouping = find_grouping(config.group_by, labelled, config.images)
@@ -61,7 +61,7 @@ def choose_split(
 
 
 def _note_share(grouping: Grouping, kept: Sequence[int]) -> str:
-    """Return a line about the share that is kept, which large groups may take far from its goal."""
+    """Return a line about the validation share, which large groups can move far from its goal."""
     num_images = len(grouping.groups)
     num_kept_groups = grouping.take(kept).count
     return (
@@ -91,7 +91,7 @@ def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
         seed: Seed of the draw.
 
     Raises:
-        InputError: All images are in one group, so that one side would have none.
+        InputError: All images are in one group, so one side would be empty.
     """
     sizes = Counter(grouping.groups)  # in the order of the set
     num_images = len(grouping.groups)
@@ -99,8 +99,8 @@ def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
         return []
     if len(sizes) < 2:
         raise InputError(
-            f"all {num_images} images are in one group ({grouping.groups[0]}), of which none can "
-            "be kept for validation; give --val-images and --val-masks, or --val-fraction 0 to "
+            f"all {num_images} images are in one group ({grouping.groups[0]}), so none can be "
+            "kept for validation; give --val-images and --val-masks, or --val-fraction 0 to "
             "train without validation"
         )
     names = list(sizes)
@@ -137,7 +137,7 @@ def describe_sides(decisions: DataDecisions) -> dict[str, Any]:
 
 
 def _describe_side(sizes: Counter[str]) -> dict[str, Any]:
-    """Return the figures of one side of a split, from the number of its images of each group."""
+    """Return the figures of one side of a split from its number of images per group."""
     return {
         "images": sizes.total(),
         "groups": len(sizes),
@@ -154,7 +154,7 @@ def note_near_duplicates(
     Args:
         learnt: Statistics of the images to learn from.
         held: Statistics of the images to validate on.
-        remedy: What can be done about it.
+        remedy: Advice that ends the line.
     """
     held_thumbnails = [facts.thumbnail for facts in held]
     learnt_thumbnails = [facts.thumbnail for facts in learnt]

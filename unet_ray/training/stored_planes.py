@@ -28,7 +28,7 @@ _NAMES = ("row_ends", "markers", "weights")
 class StoredPlanes:
     """Planes of images in the object store; blocks on the same node are not copied.
 
-    Blocks are outputs of tasks, so Ray computes a block again that is lost with its node.
+    Blocks are outputs of tasks, so Ray recomputes a block that is lost with its node.
     """
 
     blocks: tuple[ray.ObjectRef, ...]

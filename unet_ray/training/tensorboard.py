@@ -57,7 +57,7 @@ class EventLog:
         self._run_folder.write(f"tensorboard/{self._file.name}", self._file.read_bytes())
 
     def close(self) -> None:
-        """Remove the temporary folder; may be called again."""
+        """Remove the temporary folder; later calls do nothing."""
         if self._file.exists():
             self._writer.close()
             self._folder.cleanup()

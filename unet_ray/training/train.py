@@ -72,8 +72,8 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         The model, where it is, and how training went.
 
     Raises:
-        InputError: Flags, images or masks that cannot work, or others than those of the training
-            that would be resumed; raised before training starts.
+        InputError: Flags, images or masks are invalid, or differ from those of the training to
+            resume; raised before training starts.
         OutputHeldError: Another training holds the run folder.
         UnetRayError: The training fails.
     """
@@ -147,7 +147,7 @@ def _list_files(
 
 
 def find_training(config: TrainConfig, classes: tuple[ClassSpec, ...]) -> LabelledSet:
-    """Return the labelled set of --images, in which large images are windows.
+    """Return the labelled set of --images, with large images split into windows.
 
     Args:
         config: Flags of training.
@@ -168,7 +168,7 @@ def load_initial(config: TrainConfig) -> Model | None:
 
 
 def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet | None:
-    """Return the labelled set of --val-images, read as that of --images; None if not given."""
+    """Return the labelled set of --val-images, read like that of --images; None if not given."""
     if config.val_images is None or config.val_masks is None:
         return None
     options = replace(config.label_options(training.classes), kind=training.kind)

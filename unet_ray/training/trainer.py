@@ -36,7 +36,7 @@ _logger = logging.getLogger("unet_ray")
 _RUN_NAME = "unet_ray"
 """Folder of Ray Train's run in the run folder."""
 _IDLE_RESTARTS = 1
-"""Number of consecutive failures without a new checkpoint after which training is tried again."""
+"""Number of consecutive failures without a new checkpoint that are followed by a restart."""
 
 
 def choose_cpu_precision(config: TrainConfig) -> Precision:
@@ -53,7 +53,7 @@ def fit(
 
     Args:
         config: Flags of training.
-        run_folder: Run folder; checkpoints in it are resumed from.
+        run_folder: Run folder; training resumes from its last checkpoint.
         task: Network, crops and validation images.
         cpu_precision: Arithmetic of workers on CPUs.
 
@@ -101,10 +101,10 @@ def _train_with_restarts(
 ) -> ray.train.Result:
     """Train, and resume from the last checkpoint after a failure.
 
-    Training gives up if it made no progress between failures. What fails may be a worker, or Ray
-    Train's controller: a process beside the driver, which the kernel or Ray may kill when memory
-    runs out. The workers and the stream of crops end with a dead controller, but the resources that
-    it held stay reserved.
+    Training gives up if it made no progress between failures. The failure may be that of a worker,
+    or of Ray Train's controller: a process beside the driver, which the kernel or Ray may kill when
+    memory runs out. When the controller dies, the workers and the stream of crops end, but the
+    resources that it held stay reserved.
     """
     num_idle = 0
     seen = crops_seen(run_folder, _RUN_NAME)

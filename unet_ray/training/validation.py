@@ -49,7 +49,7 @@ class Validation:
             network: Network on its device.
             rank: Rank of this worker, from 0.
             world: Number of workers.
-            add_up: Function that adds an array up over all workers.
+            add_up: Function that sums an array over all workers.
 
         Returns:
             The result over all images, the same on each worker.
@@ -64,7 +64,7 @@ class Validation:
             try:
                 (prob_u8,) = predictor.predict([image])
             except ImageError:
-                image_dice[place] = np.nan  # so that all workers learn of it
+                image_dice[place] = np.nan  # tells all workers
                 continue
             counted = count_prob_u8(prob_u8[: len(names)], targets)
             histograms += counted

@@ -20,9 +20,9 @@ from unet_ray.labelled_data.formats.parts.json_stream import Element, read_eleme
 from unet_ray.text import is_utf8
 
 _PLACES = ("path", "coco_url", "s3_url", "flickr_url", "url", "file_path")
-"""Keys of an image that may say where it is, beside its name."""
+"""Keys of an image, besides its name, that may locate it."""
 _NAMES = ("file_name", "filename", "path", "coco_url", "image_uri")
-"""Keys that may name an image, the first that is there counts; LVIS has only a URL."""
+"""Keys that may name an image; the first one present counts. LVIS has only a URL."""
 _LISTS = ("images", "annotations", "categories")
 _NO_OUTLINE = "boxes without an outline: their pixels are not counted"
 
@@ -47,7 +47,7 @@ def _parse(file: BufferedReader, _: str, builder: AnnotationsBuilder) -> None:
 
 
 class _Parser:
-    """Puts the entries of the three lists together, in whatever order they come."""
+    """Joins the entries of the three lists, which may come in any order."""
 
     def __init__(self, builder: AnnotationsBuilder) -> None:
         self._builder = builder
@@ -67,7 +67,7 @@ class _Parser:
         """Id of a category → its first annotation."""
 
     def take(self, element: Element) -> None:
-        """Take an entry of one of the lists; pass over other values."""
+        """Take an entry of one of the lists; skip other values."""
         if element.key not in _LISTS:
             return
         self._seen.add(element.key)
@@ -89,10 +89,10 @@ class _Parser:
             self._take_category(where, value)
 
     def finish(self) -> None:
-        """Check that the lists are there, and that annotations refer to what is in them."""
+        """Check that the lists exist, and that annotations refer to their entries."""
         missing = [key for key in _LISTS if key not in self._seen]
         if missing:
-            raise LabelError(f"no COCO instances JSON: it has no list of {missing[0]}")
+            raise LabelError(f"not a COCO instances JSON: it has no list of {missing[0]}")
         unknown = [number for number in self._uses if number not in self._categories]
         if unknown:
             count = sum(self._uses[number] for number in unknown)
@@ -232,7 +232,7 @@ def _flatten(part: object) -> list[float]:
     """Return the corners of an outline, x and y in turn; points may be pairs or objects.
 
     Raises:
-        ValueError: It is not such a list.
+        ValueError: The part is not such a list.
     """
     if not isinstance(part, list):
         raise ValueError(f"an outline of {shorten(part)}")
@@ -316,7 +316,7 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
 
 
 def _is_table(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Tell whether a value has an object per key, as LIVECell has its annotations by their ids."""
+    """Tell whether a value maps keys to objects, as LIVECell maps ids to annotations."""
     return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 

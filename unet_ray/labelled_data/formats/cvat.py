@@ -37,7 +37,7 @@ _LEFT_OUT = {
 }
 """Shapes that have no pixels inside → their plural."""
 _TYPES_WITHOUT_PIXELS = {"cuboid", "points", "polyline", "rectangle", "skeleton", "tag"}
-"""Types of labels, as the file states them, that outlines cannot have."""
+"""Types of labels, as stated by the file, that outlines cannot have."""
 _CROWD = ("is_crowd", "iscrowd")
 """Attributes in which CVAT keeps COCO's crowds."""
 _EXPORT_AGAIN = 'export the task again, as "CVAT for images 1.1"'
@@ -86,13 +86,13 @@ class _Parser:
             )
 
     def finish(self) -> None:
-        """Check that there were images, and settle what depends on all of them."""
+        """Check that there were images, and decide the meaning of boxes for all of them."""
         if not self._num_images:
             raise LabelError(f"it lists no images; {_EXPORT_AGAIN}")
         self._shapes.finish("draw polygons, masks, or ellipses in CVAT")
 
     def _take_labels(self, meta: Node) -> None:
-        """Add the labels of the project, in its order, that outlines can have."""
+        """Add those labels of the project that outlines can have, in its order."""
         for label in _find_labels(meta):
             kind = "".join(label.texts("type"))
             is_part = any(label.texts("parent"))
@@ -153,9 +153,9 @@ class _Parser:
         return sorted(shapes, key=lambda each: each[0])
 
     def _merge_groups(self, shapes: list[tuple[int, str, DrawnShape]]) -> list[DrawnShape]:
-        """Make the shapes of a group with one label a single object.
+        """Merge the shapes of a group that have one label into a single object.
 
-        Parts of a group that lie at different heights stay apart: another object may lie between.
+        Parts of a group at different heights stay separate: another object may lie between them.
         """
         merged: dict[Hashable, list[DrawnShape]] = {}
         heights: dict[Hashable, int] = {}
@@ -186,7 +186,7 @@ def _find_labels(node: Node) -> Iterator[Node]:
 
 
 def _freeze(node: Node) -> Hashable:
-    """Return the content of an element without its place in the file."""
+    """Return the content of an element without its position in the file."""
     children = tuple(map(_freeze, node.children))
     return (node.tag, tuple(sorted(node.attributes.items())), node.text.strip(), children)
 

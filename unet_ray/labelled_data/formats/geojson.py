@@ -79,7 +79,7 @@ def _is_sequence(file: BufferedReader, name: str) -> bool:
 def _read_records(file: BufferedReader) -> Iterator[tuple[str, Any]]:
     """Yield place and value of each record.
 
-    A record is a line; if records begin with separators, it is all lines up to the next separator.
+    A record is a line or, if records begin with separators, all lines up to the next separator.
     """
     number, start, held = 0, 1, b""
     is_separated = file.peek().startswith(_SEPARATOR)
@@ -103,12 +103,12 @@ def _read_record(line: int, data: bytes) -> Iterator[tuple[str, Any]]:
         yield f"line {line}", json.loads(data.decode("utf-8-sig"))
     except RecursionError:
         raise LabelError(f"line {line}: it is nested too deeply") from None
-    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+    except ValueError as error:  # not JSON, not UTF-8, or a number of thousands of digits
         raise LabelError(f"line {line}: {str(error).partition(';')[0]}") from None
 
 
 class _Parser:
-    """Collects the features, and what the file states for all of them."""
+    """Collects the features, and the statements of the file that apply to all of them."""
 
     def __init__(self, builder: AnnotationsBuilder, name: str) -> None:
         self._builder, self._features = builder, FeatureCollector(builder, name)
@@ -154,7 +154,7 @@ class _Parser:
             self._take_feature(where, {"type": "Feature", "geometry": value})
 
     def finish(self) -> None:
-        """Take a feature or geometry that is the whole file, and make objects of all features."""
+        """Take a feature or geometry that is the whole file, and turn all features into objects."""
         kind = self._root.get("type")
         if not self._has_features:
             has_geometry = "coordinates" in self._root or "geometries" in self._root
@@ -223,7 +223,7 @@ class _Parser:
         self._features.add(label, polygons, flat, layer=layer)
 
     def _count_qupath(self, feature: dict[str, Any], kind: str, has_class: bool) -> None:
-        """Note what `_check_qupath` checks."""
+        """Count what `_check_qupath` needs."""
         group = "annotations" if kind == "annotation" else "others"
         self._qupath[group, has_class] += 1
         plane = feature["geometry"].get("plane")
@@ -237,7 +237,7 @@ class _Parser:
         """Yield the rings of each polygon of a geometry; count other shapes.
 
         Raises:
-            LabelError: It is not a geometry.
+            LabelError: The value is not a geometry.
         """
         rest = [geometry]
         while rest:
@@ -287,7 +287,7 @@ def read_crs_name(name: object) -> str:
     """Return the coordinate system that a name means, such as `urn:ogc:def:crs:EPSG::32633`.
 
     Returns:
-        AUTHORITY:CODE, or UNSTATED if it is not such a name.
+        AUTHORITY:CODE, or UNSTATED for other names.
     """
     if not isinstance(name, str) or len(name) >= 200:
         return UNSTATED

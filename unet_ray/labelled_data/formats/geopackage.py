@@ -1,8 +1,7 @@
 """GeoPackage (OGC 12-128): an SQLite database whose geometries are WKB behind a short header.
 
-Python's SQLite reads it from memory, and shapely reads its geometries. GDAL would read it too, but
-is a large package to require, opens files of its own whenever it needs them, and is more code to
-trust.
+Python's SQLite reads it from memory, and shapely reads its geometries. GDAL could read it too, but
+it is a large requirement, opens its own files at any time, and is more code to trust.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from unet_ray.labelled_data.formats.parts.features import FeatureCollector, list
 
 _MAGIC = b"SQLite format 3\0"
 _VERSIONS = slice(18, 20)
-"""Bytes of the header that say how the file is written: 2 with a log beside it, 1 without."""
+"""Bytes of the header that state how the file is written: 2 with a log beside it, 1 without."""
 _ENVELOPE_BYTES = (0, 32, 48, 48, 64)
 """Size of the bounding box in the header of a geometry, by its kind."""
 _ROOT_CODE = re.compile(r'(?:AUTHORITY|ID)\[\s*"(\w+)"\s*,\s*"?(\w+)"?\s*\]\s*\]\s*$')
 """Code of a coordinate system at the end of its WKT."""
 _BATCH = 1000
 _STEPS, _MOST_STEPS = 10**6, 20_000
-"""Instructions of SQLite between two checks, and the most checks: views may compute forever."""
+"""Instructions of SQLite between checks, and the limit of checks: views may compute forever."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
 
 
 def _open(database: sqlite3.Connection, data: bytearray) -> None:
-    """Open a database that is not trusted, so that nothing in it can write or run for long."""
+    """Open an untrusted database such that nothing in it can write or run for long."""
     database.deserialize(data)
     database.text_factory = lambda text: text.decode("utf-8", "replace")
     for setting in ("trusted_schema=OFF", "query_only=ON", "temp_store=MEMORY"):
@@ -113,7 +112,7 @@ def _find_crs(database: sqlite3.Connection, srs: int | None) -> str:
         "WHERE srs_id = ?",
         (srs,),
     ).fetchone()
-    if row is None or srs in (0, -1):  # the numbers of an undefined system
+    if row is None or srs in (0, -1):  # these numbers mean an undefined system
         return UNSTATED
     organization, code, definition = row
     if isinstance(organization, str) and isinstance(code, int):
@@ -175,7 +174,7 @@ def _list_keys(database: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _find_wkb(blob: object) -> bytes | None:
-    """Return the WKB behind the header of a geometry: an empty one for NULL, None if unreadable."""
+    """Return the WKB behind the header of a geometry: an empty WKB for NULL, None if unreadable."""
     if blob is None:
         return shapely.to_wkb(shapely.Polygon())
     if not isinstance(blob, bytes) or len(blob) < 8 or blob[:2] != b"GP":

@@ -110,7 +110,7 @@ def _list_outlines(
     """Yield the rings of the polygons of each row."""
     if encoding.upper() == "WKB":
         if not _is_binary(column.type):
-            raise LabelError(f"a column of geometries of the type {column.type}, which is no WKB")
+            raise LabelError(f"a column of geometries of the type {column.type}, not WKB")
         empty = shapely.to_wkb(shapely.Polygon())
         encoded = [empty if each is None else each for each in column.to_pylist()]
         for geometry in shapely.from_wkb(encoded, "ignore"):
@@ -134,7 +134,7 @@ def _list_native(
     try:
         return [[_flatten_ring(ring) for ring in rings] for rings in polygons]
     except (TypeError, KeyError, IndexError):
-        raise LabelError(f"a geometry that is no {encoding}: {shorten(row)}") from None
+        raise LabelError(f"a geometry that is not a {encoding}: {shorten(row)}") from None
 
 
 def _flatten_ring(ring: list[dict[str, float]]) -> list[float]:

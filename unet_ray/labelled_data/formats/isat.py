@@ -23,9 +23,9 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _BACKGROUND = "__background__"
-"""Category by which ISAT means that there is no class."""
+"""Category that ISAT uses for no class."""
 _FIRST_LAYER = 1
-"""Layer of objects that do not state one."""
+"""Layer of objects that state none."""
 
 
 def _recognises(head: bytes) -> bool:

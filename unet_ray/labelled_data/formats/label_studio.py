@@ -1,4 +1,4 @@
-"""Label Studio's JSON and JSON-MIN, as a list, as JSON Lines, or with one task per file."""
+"""Label Studio's JSON and JSON-MIN: as a list, as JSON Lines, or with one task per file."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Parser:
         self._shapes = ShapeCollector(builder)
         self._images = KnownImages(builder)
         self._task: dict[str, Any] | None = None
-        """Task of the last records of JSON-MIN, in which each annotation is a record."""
+        """Task of the most recent records of JSON-MIN, in which each annotation is a record."""
         self._where = ""
         self._num_tasks = 0
         self._num_annotated = 0
@@ -138,7 +138,7 @@ class _Parser:
         if not isinstance(record, dict):
             raise LabelError(f"{where} is {shorten(record)}; give a task of Label Studio")
         if "result" in record and isinstance(record.get("task"), dict):
-            # an annotation that holds its task, as Label Studio writes to a target storage
+            # an annotation that contains its task: Label Studio writes these to a target storage
             record = {**record["task"], "annotations": [record]}
         if isinstance(record.get("data"), dict):
             self._finish_records()
@@ -272,7 +272,7 @@ def _is_list_of_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
 
 
 def _read_age(annotation: dict[str, Any]) -> tuple[float, float]:
-    """Return when an annotation was last submitted (s), −∞ if that is not known, and its id."""
+    """Return the time when an annotation was last submitted (s; −∞ if unknown), and its id."""
     created = _read_time(annotation.get("created_at"))
     updated = _read_time(annotation.get("updated_at"))
     number = annotation.get("id")
@@ -280,7 +280,7 @@ def _read_age(annotation: dict[str, Any]) -> tuple[float, float]:
 
 
 def _read_time(value: object) -> float:
-    """Return a time (s), which is a date in ISO format or a number; −∞ if it is neither."""
+    """Return a time (s) from a date in ISO format or a number; −∞ for other values."""
     if isinstance(value, int | float) and abs(value) < 2**63:
         return value
     if not isinstance(value, str):

@@ -14,12 +14,12 @@ from unet_ray.text import is_utf8
 _FILE_OF_IMAGE = re.compile(
     r"\.(png|jpe?g|jfif|tiff?|bmp|gif|webp|avif|jp2|j2k|p[gpbn]m|heic)($|[?#&])", re.IGNORECASE
 )
-"""Ends of the names and addresses of images."""
+"""Suffixes of the names and addresses of images."""
 _USUAL_KEYS = ("image", "img", "image_url", "url", "photo", "picture", "$undefined$")
-"""Keys that may hold an image even if its address does not end like that of a file."""
+"""Keys that may hold an image even if its address has no suffix of a file."""
 _MAIN_KEY = "image"
 _HINTS = ("name", "path", "file")
-"""Parts of keys that say what the image is called, beside the key of the image itself."""
+"""Parts of keys, besides the key of the image itself, whose values name the image."""
 _OTHER_FILES = ("mask", "seg", "label", "annot", "pred", "thumb", "preview")
 """Parts of keys that name files other than the image."""
 _OTHER_PLACES = ("file_upload", "storage_filename")
@@ -33,7 +33,7 @@ class TaskImage:
     key: str
     """Its key in the data of the task."""
     index: int
-    """Its place in a list of images; 0 if it is the only one."""
+    """Its index in a list of images; 0 if it is the only one."""
     name: str
     places: tuple[str, ...] = ()
     """Other texts that may identify it."""
@@ -67,7 +67,7 @@ def find_task_images(
 
 
 def list_named_images(data: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the data of a task that look like names of images, by their keys."""
+    """Return the values of a task's data that look like names of images, by key."""
     texts, files = {}, {}
     for key, value in data.items():
         found = _list_texts(value)
@@ -101,7 +101,7 @@ def _choose_keys(
 def _list_texts(value: object) -> list[str]:
     """Return a text, or a list of texts, as a list.
 
-    The list is empty for other values, and for `data:` addresses, which hold an image themselves.
+    The list is empty for other values, and for `data:` addresses, which embed an image.
     """
     values = value if isinstance(value, list) else [value]
     texts = [text for text in values if _is_text(text) and not text.startswith("data:")]
@@ -109,7 +109,7 @@ def _list_texts(value: object) -> list[str]:
 
 
 def _is_hint(key: str) -> bool:
-    """Tell whether a key of a task's data says what its image is called."""
+    """Tell whether a key of a task's data may name its image."""
     words = key.lower()
     is_of_other_file = any(part in words for part in _OTHER_FILES)
     return not is_of_other_file and any(hint in words for hint in _HINTS)

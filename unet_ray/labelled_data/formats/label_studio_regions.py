@@ -1,4 +1,4 @@
-"""Regions that were drawn in Label Studio, as shapes."""
+"""Conversion of regions drawn in Label Studio to shapes."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _GEOMETRY = (
     "points", "rle", "imageDataURL", "maskDataURL", "vertices", "x", "y", "width", "height",
     "radiusX", "radiusY", "rotation",
 )  # fmt: skip
-"""Keys of a value that say where a region is."""
+"""Keys of a value that locate a region."""
 _UNITS = 10_000
-"""Width and height that stand for those of an image of unknown size while an outline is made."""
+"""Width and height used for an image of unknown size while an outline is made."""
 
 
 @dataclass
 class Region:
-    """A region, put together from all results about it."""
+    """A region, assembled from all results about it."""
 
     name: str
     """Its name in messages."""
@@ -143,7 +143,7 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
 
 
 def _hash_place(where: str, value: Mapping[str, Any]) -> int:
-    """Return a hash of the outline of a region, which stands for its id."""
+    """Return a hash of the outline of a region, for use as its id."""
     try:
         return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
     except RecursionError:
@@ -301,7 +301,7 @@ def _unscale(corners: Sequence[float], size: Size | None) -> Polygon:
 
 
 def _scale(corners: Sequence[float], size: Size, whole: float) -> Polygon:
-    """Return an outline in px of an image; `whole` is its width, or height, in the corners."""
+    """Return an outline in px of an image; `whole` is the full width, or height, in the corners."""
     scaled = [corner / whole * size[place % 2] for place, corner in enumerate(corners)]
     return Polygon(scaled)
 

@@ -29,7 +29,7 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _IGNORED, _BACKGROUND = "__ignore__", "_background_"
-"""Labels by which labelme's own converters mean pixels that are not counted, and no class."""
+"""Labels that labelme's own converters use for ignored pixels, and for no class."""
 _OUTLINES = ("polygon", "quadrilateral")
 _BOXES = ("rectangle", "rotation", "oriented_rectangle")
 _LEFT_OUT = {
@@ -99,7 +99,7 @@ def _read_shape(
 def _read_part(
     kind: str, entry: dict[str, Any], size: tuple[int, int] | None, builder: AnnotationsBuilder
 ) -> Polygon | Runs | None:
-    """Return what a shape covers; None for one that is counted and left out.
+    """Return the outline or mask of a shape; None for one that is counted and left out.
 
     Raises:
         ValueError: The shape cannot be drawn.
@@ -130,7 +130,7 @@ def _read_part(
 
 
 def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None) -> Runs:
-    """Return a mask; its corners say where it lies, and are pixels of it."""
+    """Return a mask; its corners are pixels of it, and give its place."""
     if len(corners) != 4:
         raise ValueError(f"a mask with {len(corners) // 2} corners; give two")
     mask_hw = read_png_mask(read_base64(code))
@@ -138,7 +138,7 @@ def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None)
     x1, y1, x2, y2 = [round(corner) for corner in corners]
     stated_width = abs(x2 - x1) + 1
     stated_height = abs(y2 - y1) + 1
-    # tools differ by a pixel in where a mask ends
+    # tools differ by a pixel in the end of a mask
     if abs(stated_width - width) > 1 or abs(stated_height - height) > 1:
         if (width, height) == size:
             raise ValueError(

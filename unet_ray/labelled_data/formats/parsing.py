@@ -42,17 +42,17 @@ FORMATS: tuple[LabelFormat, ...] = (
     geopackage.FORMAT,
     geoparquet.FORMAT,
 )
-"""All formats, in the order in which files are compared with them."""
+"""All formats, in the order in which files are tested for them."""
 SUFFIXES = frozenset(suffix for each in FORMATS for suffix in each.suffixes)
 """Suffixes of label files."""
 _HEAD_BYTES = 2**20
 """Bytes at the beginning of a file by which its format is recognised."""
 _SHOWN_BYTES = 80
-"""Bytes at the beginning of a file of unknown format that its error shows."""
+"""Bytes at the beginning of a file of unknown format that the error shows."""
 
 
 def prepare() -> None:
-    """Load whatever libraries load on first use: later, the child process cannot open files."""
+    """Load in advance what libraries load on first use: the child cannot open files later."""
     builder = AnnotationsBuilder()
     builder.add_object(builder.add_image(""), builder.add_category(""), [], label="")
     Annotations.from_bytes(builder.build().to_bytes())

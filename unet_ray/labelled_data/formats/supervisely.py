@@ -87,7 +87,7 @@ def _read_object(
 
 
 def _read_bitmap(bitmap: object, size: tuple[int, int] | None) -> Runs:
-    """Return a mask, which is a PNG, compressed once more, and the pixel where it begins."""
+    """Return a mask from a zlib-compressed PNG and its origin pixel."""
     if not isinstance(bitmap, dict):
         raise ValueError(f"a bitmap of {shorten(bitmap)}; give data and origin")
     left, top = read_corners([bitmap.get("origin")])
@@ -102,8 +102,8 @@ def _read_bitmap(bitmap: object, size: tuple[int, int] | None) -> Runs:
 def _read_outline(kind: str, points: object, builder: AnnotationsBuilder) -> Polygon | None:
     """Return the outline of a polygon or rectangle; None for one that is left out.
 
-    If all coordinates are whole numbers, they are pixels: a rectangle from 2 to 4 covers three of
-    them, and the corners of a polygon are centres of pixels. Otherwise they are positions.
+    If all coordinates are whole numbers, they are pixels: a rectangle from 2 to 4 covers three
+    pixels, and the corners of a polygon are centres of pixels. Otherwise they are positions.
     """
     if not isinstance(points, dict):
         raise ValueError(f"points of {shorten(points)}; give exterior and interior")

@@ -25,7 +25,7 @@ from unet_ray.labelled_data.formats.parts.shapes import (
 )
 
 _IMAGES = "_via_img_metadata"
-"""Key of a project that holds its images; an export consists of these images only."""
+"""Key of a project that holds its images; an export consists only of these images."""
 _LEFT_OUT = {"point": "points", "polyline": "lines", "line": "lines"}
 """Name of a shape that is not an area → its name in the plural."""
 _ONLY_CLASS = "object"
@@ -59,7 +59,7 @@ def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) 
 
     Args:
         images: Place in the file, for messages, and content of each image.
-        builder: Where they go.
+        builder: Receives images and regions.
     """
     found: list[tuple[int, list[_Region]]] = []
     known: dict[tuple[str, ...], str] = {}
@@ -107,7 +107,7 @@ def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
 
 
 def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
-    """Yield the images of a CSV file, which has a line for each region, in the form of a JSON."""
+    """Yield the images of a CSV file, which has a line per region, in the form of the JSON."""
     images: dict[tuple[str, str], dict[str, Any]] = {}
     text = TextIOWrapper(file, "utf-8-sig", newline="")
     rows = csv.reader(text)
@@ -243,7 +243,7 @@ def _choose_attribute(regions: list[dict[str, Any]]) -> str | None:
 
 
 def _list_classes(value: object) -> list[str]:
-    """Return the classes that the value of an attribute names: a text, or boxes that are ticked."""
+    """Return the classes that the value of an attribute names: a text, or ticked boxes."""
     if isinstance(value, dict):
         return [name for name, is_ticked in value.items() if is_ticked in (True, "true", 1)]
     if type(value) is int:

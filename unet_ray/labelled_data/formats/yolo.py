@@ -49,7 +49,7 @@ _FORM = "a line is a class number and the corners x y x y …, as shares of widt
 _FARTHEST = 1.0
 """Largest distance of a coordinate from the image, as a share of its size."""
 _SLACK = 0.01
-"""Largest distance from the image that rounding explains, as a share of its size."""
+"""Largest distance from the image that rounding can cause, as a share of its size."""
 _BOX_SLACK = 0.05
 """Largest distance by which boxes may leave the image, as a share of its size."""
 
@@ -133,7 +133,7 @@ def _read_lines(file: BufferedReader) -> Iterator[tuple[int, str]]:
 
 
 def _holds_no_labels(name: str, first: str) -> bool:
-    """Tell whether a file is one that exports put beside labels: a read-me, a list of images."""
+    """Tell whether a file is one that exports add to labels: a readme, a list of images."""
     if _IMAGE_PATH.search(first):
         return True
     is_readme = PurePosixPath(name).name.lower().startswith("readme")
@@ -167,10 +167,10 @@ def _read_line(where: str, fields: list[str]) -> _Line:
 
 
 def _drop_extras(lines: list[_Line], builder: AnnotationsBuilder) -> Iterator[_Line]:
-    """Yield the lines without keypoints, confidences and numbers of tracks, so that pairs are left.
+    """Yield the lines without keypoints, confidences and track numbers, so that pairs remain.
 
     Raises:
-        LabelError: Only some lines have an odd count of numbers: one may be cut off.
+        LabelError: Only some lines have an odd count of numbers, so one may be cut off.
     """
     plain = [line for line in lines if not line.is_pose]
     odd = [line for line in plain if len(line.values) % 2]
@@ -203,7 +203,7 @@ def _check_extra(line: _Line, builder: AnnotationsBuilder) -> None:
     else:
         raise LabelError(
             f"{line.where} has {len(line.values)} numbers after the class, which are not pairs, "
-            f"and the last, {last:g}, is no confidence; {_FORM}"
+            f"and the last, {last:g}, is not a confidence; {_FORM}"
         )
 
 
@@ -222,7 +222,7 @@ def _add_object(builder: AnnotationsBuilder, image: int, category: int, line: _L
     if len(values) == 4:
         box = _read_box(line)
         builder.left_out[NO_OUTLINE if box else "boxes without area"] += 1
-        if box:  # its pixels are not all of the object
+        if box:  # not all of its pixels belong to the object
             builder.add_object(image, category, [box], label=line.where, is_ignored=True)
         return
     if low < -_SLACK or high > 1 + _SLACK:
@@ -250,7 +250,7 @@ def _read_box(line: _Line) -> Polygon | None:
 def _is_box(corners: array[float]) -> bool:
     """Tell whether opposite sides of an outline of four corners are parallel and equally long."""
     x1, y1, x2, y2, x3, y3, x4, y4 = corners
-    # then both diagonals have the same middle
+    # true if both diagonals have the same centre
     return abs(x1 + x3 - x2 - x4) < 1e-4 and abs(y1 + y3 - y2 - y4) < 1e-4
 
 
@@ -280,7 +280,7 @@ def _list_names(file: BufferedReader) -> Iterator[str]:
 
 
 class _NodeLoader(yaml.BaseLoader):
-    """Composes YAML without aliases, which let a short text stand for a huge one."""
+    """Composes YAML without aliases, which can expand a short text to a huge one."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Return the next node."""

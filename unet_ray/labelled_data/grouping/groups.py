@@ -1,6 +1,6 @@
-"""Groups of labelled images: a group stands on one side of a split, and is resampled as a whole.
+"""Groups of labelled images: a group stays on one side of a split, and is resampled as a whole.
 
-Images of one file always belong to one group, whatever the user asks for.
+Images of one file always belong to one group, even if the user asks for other groups.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Grouping:
 
 
 def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str) -> Grouping:
-    """Return the groups that the user asks for, or else those that names of files suggest.
+    """Return the groups that the user asks for, or else those that file names suggest.
 
     Args:
         group_by: Value of `--group-by`; None: not given.
@@ -49,8 +49,8 @@ def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str
         images: Value of `--images`, which may be a manifest.
 
     Raises:
-        InputError: By `group_by`, an image has no group, or all are in one group; or `group_by` can
-            be understood in two ways.
+        InputError: `group_by` gives an image no group, puts all images in one group, or has two
+            meanings.
     """
     uris = [item.image.file_uri for item in labelled.items]
     names = [labelled.access.images.name_of(uri) for uri in uris]
@@ -71,7 +71,7 @@ def find_grouping(group_by: int | str | None, labelled: LabelledSet, images: str
 
 
 def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Grouping:
-    """Return the groups of a guess if it can be relied on, else a group for each file."""
+    """Return the groups of a guess if it is reliable, else a group for each file."""
     if guess and guess.is_accepted:
         note = (
             f"names look like those of {guess.what}, which stay together: "
@@ -93,7 +93,7 @@ def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Groupi
 
 
 def _show_groups(names: Sequence[str], groups: Sequence[str]) -> str:
-    """Return how many groups there are, with two files of one group as an example, if there are."""
+    """Return the number of groups, with two files of one group as an example if possible."""
     text = f"{len(set(groups))} groups of {len(groups)} images"
     first: dict[str, str] = {}
     for name, group in zip(names, groups, strict=True):
@@ -162,7 +162,7 @@ def _group_by_folder(level: int, names: Sequence[str]) -> list[str]:
 
 
 def _group_by_expression(text: str, names: Sequence[str]) -> list[str]:
-    """Return what an expression finds in each path (see `_match`)."""
+    """Return the group of each path by an expression (see `_match`)."""
     try:
         groups = _match(text, names)
     except (re.error, OverflowError, RecursionError) as error:
@@ -181,7 +181,7 @@ def _group_by_expression(text: str, names: Sequence[str]) -> list[str]:
 
 
 def _match(text: str, names: Sequence[str]) -> list[str]:
-    """Return what an expression finds in each path: its groups, or the whole match without any."""
+    """Return the part of each path that an expression matches: its groups, or else all of it."""
     expression = re.compile(text)
     found = []
     for name in names:
@@ -196,7 +196,7 @@ def _match(text: str, names: Sequence[str]) -> list[str]:
 
 
 def _is_expression_of(text: str, names: Sequence[str]) -> bool:
-    """Tell whether a text that names a column also groups all of the paths, as an expression."""
+    """Tell whether a text that names a column is also an expression that groups all paths."""
     try:
         groups = set(_match(text, names))
     except (re.error, OverflowError, RecursionError):

@@ -20,7 +20,7 @@ _START = r"(?<![^/_\-. ])"
 _END = r"(?![^/_\-. ])"
 """End of a part of a name."""
 _BEFORE = r"[_\-. ]*"
-"""Separators that are removed together with the part that follows them."""
+"""Separators that are removed with the part that follows them."""
 
 _PARTS = re.compile(
     "|".join(
@@ -64,8 +64,8 @@ _COUNTER = re.compile(
 )
 
 _LEAST_STRIDE = 16
-"""Smallest common divisor by which numbers are offsets in pixels; other numbers may have a smaller
-one by chance."""
+"""Smallest common divisor of numbers that are taken as offsets in pixels; other numbers may have a
+smaller one by chance."""
 _USUAL = 0.8
 """Share of the images, or of the steps from one number to the next, that must fit a rule which
 ordinary numbering may fit as well."""
@@ -83,13 +83,13 @@ class Guess:
     """Groups that names suggest."""
 
     what: str
-    """Name of what belongs together, in the plural, such as `frames of a clip`."""
+    """Name of the members of a group, in the plural, such as `frames of a clip`."""
     groups: tuple[str, ...]
     """Group of each image."""
 
     @property
     def is_accepted(self) -> bool:
-        """True if groups are so many and so small that images are split by them unasked."""
+        """True if groups are numerous and small enough to split images by them unasked."""
         sizes = Counter(self.groups)
         return len(sizes) >= _MIN_GROUPS and max(sizes.values()) <= _MAX_SHARE * len(self.groups)
 
@@ -102,7 +102,7 @@ def guess_groups(names: Sequence[str]) -> Guess | None:
 
     Returns:
         The first guess that is accepted, else the first one with several groups. An image whose
-        name does not follow the rule is in a group with the other images of its file only.
+        name does not follow the rule is grouped only with the other images of its file.
     """
     stems = {name: _SUFFIX.sub("", name) for name in names}
     first = None
@@ -196,7 +196,7 @@ _Ends = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def _match_ends(stems: Mapping[str, str], pattern: re.Pattern[str]) -> _Ends:
-    """Return the names that end as a pattern does."""
+    """Return the names whose ends match a pattern."""
     ends = {}
     for name, stem in stems.items():
         match = pattern.search(stem)

@@ -1,7 +1,7 @@
 """Placing of the objects of vector files (GeoJSON, GeoPackage, GeoParquet) on images, in pixels.
 
 Such a file states its coordinate system, but rarely the image to which it belongs. A georeferenced
-image has a position in such a system, so that objects find their images: they are transformed to
+image has a position in such a system, so objects can be assigned to images: they are transformed to
 the system of the image and to its pixels, and cut if they extend far beyond it. Without
 georeferenced images the coordinates are pixels.
 
@@ -38,14 +38,14 @@ from unet_ray.labelled_data.pairing.affixes import remove_suffix
 from unet_ray.labelled_data.pairing.image_names import find_images
 
 _MOST_PIXELS = 10**6
-"""Coordinate beyond which no image reaches (px); slides have up to some 200,000."""
+"""Upper limit of coordinates in an image (px); slides have up to about 200,000."""
 _ELSEWHERE = "features that lie on no image"
 _NO_NUMBER = "features with coordinates that are no numbers, or have no place in an image's system"
 
 
 @dataclass(frozen=True)
 class PlacedAnnotations:
-    """Annotations in pixels, and where they come from."""
+    """Annotations in pixels, and the rows that they come from."""
 
     annotations: Annotations
     origins: NDArray[np.int64]
@@ -53,7 +53,7 @@ class PlacedAnnotations:
 
 
 def needs_places(annotations: Annotations) -> bool:
-    """Tell whether annotations have to go through `place_on_images`.
+    """Tell whether annotations need `place_on_images`.
 
     They do not if each image has a name and coordinates in pixels.
     """
@@ -68,28 +68,28 @@ def place_on_images(
     named: str,
     label_crs: str | None = None,
 ) -> PlacedAnnotations:
-    """Place objects whose coordinates may be those of a map on the images of a listing.
+    """Place objects, whose coordinates may be map coordinates, on the images of a listing.
 
-    If no image is georeferenced, coordinates are pixels; y may run upwards, as in QGIS, where an
-    image without a georeference lies between y = 0 and minus its height.
+    If no image is georeferenced, coordinates are pixels; y may increase upwards, as in QGIS, where
+    an image without a georeference lies between y = 0 and minus its height.
 
-    If images are georeferenced, coordinates are those of the system that the label file states, and
+    If images are georeferenced, coordinates are in the system that the label file states, and
     objects whose file names no image go to all images that they meet. An image without objects is
     all background if it lies within the extent of the objects; beyond it, it is unlabelled and left
-    out. If there are several files that name no image, each belongs to the image of the same name,
-    if there is one.
+    out. If several files name no image, each belongs to the image of the same name, if there is
+    one.
 
     Args:
         annotations: Annotations; images in pixels that have a name stay as they are.
         images: Images of the listing (`image_places.locate_images`).
         named: Flag and URI of the label files, for messages.
-        label_crs: `pixels` or AUTHORITY:CODE, if the user says what coordinates are.
+        label_crs: `pixels` or AUTHORITY:CODE, if the user gave the coordinate system.
 
     Returns:
         Annotations whose images all have a name and coordinates in pixels.
 
     Raises:
-        InputError: Coordinates can be read in two ways, or not at all; the text names the flag.
+        InputError: Coordinates are ambiguous or have no meaning; the text names the flag.
     """
     try:
         if label_crs is not None and label_crs.lower() != PIXELS:
@@ -120,7 +120,7 @@ class _Placement:
         self._images = images
         self._label_crs = label_crs
         self._rows = annotations.images.to_pylist()
-        # a file that names no image is known by its places; one that cannot be used, by its name
+        # a file without image names is identified by its places; an unusable one, by its name
         files = {tuple(row["places"] or ()) or (row["name"],) for row in self._rows}
         self._has_many_files = len(files) > 1
         self._row_of_object = annotations.objects["image"].to_numpy()
@@ -136,7 +136,7 @@ class _Placement:
         """Row in the annotations that each row of the result comes from."""
 
     def _match_images(self, named: str) -> list[int | None]:
-        """Return the index of the image that each row, or the name of its file, means."""
+        """Return the index of the image that each row, or the name of its file, identifies."""
         entries = {image.entry.uri: image.entry for image in self._images}
         index_of = {}
         for index, image in enumerate(self._images):
@@ -208,8 +208,8 @@ class _Placement:
         Args:
             objects: Rows of the objects.
             allowed: Row of annotations → images on which its objects may lie.
-            concerned: All of these images, in order.
-            placed: Where the objects lie on the images that are concerned.
+            concerned: All images in `allowed`, in order.
+            placed: Objects on the images concerned.
         """
         is_met = np.zeros(len(objects), bool)
         row_of = self._row_of_object[objects]
@@ -275,7 +275,7 @@ class _Placement:
         )
 
     def _find_only_image(self, given: Mapping[str, Any]) -> int | None:
-        """Return the image of a file that names none, if both are the only ones.
+        """Return the only image for the only file, if that file names none.
 
         Raises:
             LabelError: There are several images, or none, for the only file.
@@ -361,7 +361,7 @@ def _first_place(row: Mapping[str, Any]) -> str:
 
 
 def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_crs: str) -> None:
-    """Raise LabelError if the coordinate system of --label-crs does not exist, or has no use."""
+    """Raise LabelError if the coordinate system of --label-crs does not exist or does not apply."""
     find_system(label_crs, " (--label-crs)")
     if annotations.images["crs"].null_count == len(annotations.images):
         raise LabelError(
@@ -375,7 +375,7 @@ def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_
 
 
 def _list_polygons(outline: shapely.Geometry) -> list[Polygon]:
-    """Return the polygons of a geometry, without the lines and points that cutting may leave."""
+    """Return the polygons of a geometry, without lines and points left by cutting."""
     found = []
     for part in shapely.get_parts(shapely.get_parts(outline)):
         if part.geom_type != "Polygon" or part.is_empty:
@@ -405,7 +405,7 @@ def _check_sizes(shapes: NDArray[Any]) -> None:
 
 
 def _is_upwards(shapes: NDArray[Any]) -> bool:
-    """Tell whether y runs upwards in the pixels of an image.
+    """Tell whether pixel coordinates have y increasing upwards.
 
     Raises:
         LabelError: Some objects lie above y = 0, some below.

@@ -1,4 +1,4 @@
-"""Images of a listing, and where they lie on Earth."""
+"""Images of a listing, and their positions on Earth."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class LocatedImage:
     """An image of a listing, and its position on Earth."""
 
     entry: FileEntry
-    """Its file."""
+    """File of the image."""
     key: ImageKey = WHOLE
     """Key of the image among those of its file."""
     georeference: Georeference | None = None
-    """Its position; None if its file has none with an EPSG code."""
+    """Position of the image; None if its file has none with an EPSG code."""
     width: int = 0
     """Width (px); 0 without a georeference."""
     height: int = 0
@@ -41,7 +41,7 @@ class LocatedImage:
 
 
 def locate_images(images: Listing) -> list[LocatedImage]:
-    """Return where images lie on Earth, from the tags of those that are TIFF files.
+    """Return the positions of images on Earth, from the tags of TIFF files.
 
     An image whose tags cannot be read has no position; decoding it will report the reason.
 
@@ -49,7 +49,7 @@ def locate_images(images: Listing) -> list[LocatedImage]:
         images: Listing of the images.
 
     Returns:
-        Each image, in the order of the listing; each plane of a stack is one.
+        One entry per image, or per plane of a stack, in the order of the listing.
     """
     with header_decoders() as decoders, ThreadPoolExecutor(CONNECTIONS) as pool:
         located = list[LocatedImage]()

@@ -21,9 +21,9 @@ PIXELS = "pixels"
 """Value of --label-crs for coordinates that are pixels."""
 _CODE = re.compile(r"[A-Z]{2,10}:\w{1,20}")
 _MARGIN_PX = 16.0
-"""Distance by which objects still extend beyond their image after they were cut (px)."""
+"""Distance by which objects may extend beyond their image after cutting (px)."""
 _DECIMALS = 6
-"""Decimals of coordinates in pixels; map coordinates as floats are exact to about eight."""
+"""Decimals of pixel coordinates; map coordinates as floats are exact to about eight."""
 _FARTHEST = 1e12
 """Largest coordinate of sound shapes, on maps and in pixels; the Earth's circumference is 4e7 m."""
 
@@ -36,7 +36,7 @@ class Layout:
         self._placed: dict[str, ObjectsOnImages] = {}
 
     def place(self, crs: str) -> ObjectsOnImages:
-        """Return where the objects lie on images if their coordinates are those of a system."""
+        """Return the objects on images, if their coordinates are in a given system."""
         if crs not in self._placed:
             self._placed[crs] = ObjectsOnImages(self._shapes, self._images, crs)
         return self._placed[crs]
@@ -49,7 +49,7 @@ class Layout:
             given: System that the user gave, if any.
 
         Raises:
-            LabelError: The coordinates may as well be pixels, or no object lies on an image.
+            LabelError: The coordinates may also be pixels, or no object lies on an image.
         """
         if given is not None:
             if len(self._shapes) and not self.place(given).num_hits:
@@ -117,12 +117,12 @@ def _show_bounds(shapes: NDArray[Any] | shapely.Geometry) -> str:
 
 
 class ObjectsOnImages:
-    """Objects on images, if their coordinates are those of a system."""
+    """Objects on images, if their coordinates are in a given system."""
 
     def __init__(self, shapes: NDArray[Any], images: Sequence[LocatedImage], crs: str) -> None:
         self._images = images
         self.is_lost = np.zeros(len(shapes), bool)
-        """True for objects that have no place in the system of an image."""
+        """True for objects that cannot be expressed in the system of an image."""
         self.outlines: list[list[tuple[int, shapely.Geometry]]] = [[] for _ in images]
         """Objects on each image, by their number, and their outlines in its pixels."""
         self.is_within = [False] * len(images)
@@ -180,9 +180,9 @@ def _cut(
 
 
 def _are_sound(shapes: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell which shapes are there, with coordinates that are all numbers and not far away.
+    """Return a mask of the shapes that exist and whose coordinates are all finite and near.
 
-    Bounds do not tell: holes may lie outside of their polygon.
+    Bounds do not show this: holes may lie outside their polygon.
     """
     points, owners = shapely.get_coordinates(shapes, return_index=True)
     farthest = np.zeros(len(shapes))
@@ -193,7 +193,7 @@ def _are_sound(shapes: NDArray[Any]) -> NDArray[np.bool_]:
 def _to_pixels(shapes: NDArray[Any], place: Georeference) -> NDArray[Any]:
     """Return shapes in pixels of an image; the inverse of `Georeference.to_map`.
 
-    Coordinates are rounded, so that those of corners of pixels come back as they were.
+    Coordinates are rounded, so corners of pixels return to their exact values.
     """
     a, b, c, d, e, f = place.affine
     matrix = np.linalg.inv(np.array([[a, b], [d, e]])).T
@@ -242,7 +242,7 @@ def make_shapes(objects: pa.Table) -> NDArray[Any]:
     An object without an outline, or with a coordinate that is not a finite number, is None.
     """
     lists = objects["parts"].combine_chunks()
-    parts = lists.values  # each is a ring
+    parts = lists.values  # one per ring
     is_hole = parts.field("is_hole").to_numpy(zero_copy_only=False)
     shapes = np.empty(len(objects), object)
     if not len(is_hole):
@@ -272,7 +272,7 @@ def _close(
         ends: First point of each ring, and the number of points.
 
     Returns:
-        Points with the first one of each ring again at its end, and the ring of each point.
+        Points, with the first one of each ring repeated at its end, and the ring of each point.
     """
     starts, stops = ends[:-1], ends[1:]
     closed = np.insert(xy, stops, xy[starts], axis=0)
@@ -280,6 +280,6 @@ def _close(
 
 
 def has_pixels(bounds: NDArray[np.float64]) -> bool:
-    """Tell whether a feature is as large as a pixel, from the bounds of all."""
+    """Tell whether any feature is as large as a pixel, given the bounds of all."""
     sides = bounds[:, 2:] - bounds[:, :2]
     return bool(sides.max(initial=0) >= 1)

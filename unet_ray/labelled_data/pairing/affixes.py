@@ -1,4 +1,4 @@
-"""Suffixes of file names, and affixes that all names of a set have in common."""
+"""Suffixes of file names, and affixes common to all names of a set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def remove_suffix(path: str) -> str:
 
 @dataclass(frozen=True)
 class Affix:
-    """Affix of a set of names: the texts before and after the part that tells them apart."""
+    """Affix of a set of names: the texts before and after the part that differs."""
 
     before: str = ""
     after: str = ""
@@ -51,12 +51,12 @@ class Affix:
         return base[len(self.before) : len(base) - len(self.after)]
 
     def key(self, path: str) -> str | None:
-        """Return a path whose name has no affix any more; None if its name does not have it."""
+        """Return a path without the affix of its name; None if the name does not have it."""
         folder, slash, base = path.rpartition("/")
         left = self.take(base)
         if left is None:
             return None
-        # If the name is the affix itself, the folder alone tells images apart, if there is one.
+        # If the name is the affix itself, only the folder, if any, distinguishes images.
         return folder + slash + left or None
 
 
@@ -85,7 +85,7 @@ def list_own_affixes(base: str) -> Iterator[Affix]:
 
 
 def _parse_affix(affix: str, names: Sequence[str]) -> Affix:
-    """Return what --mask-affix means; without `*`, it is what most names end or begin with."""
+    """Parse --mask-affix; without `*`, it is a suffix or a prefix, whichever fits most names."""
     if "*" in affix:
         before, _, after = affix.partition("*")
         return Affix(before, after)
@@ -102,7 +102,7 @@ def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str |
 
 
 def _common_start(names: Sequence[str]) -> str:
-    first, last = min(names), max(names)  # in order, all others lie between
+    first, last = min(names), max(names)  # all others sort between these
     size = 0
     for one, other in zip(first, last, strict=False):
         if one != other:
@@ -114,12 +114,12 @@ def _common_start(names: Sequence[str]) -> str:
 def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) -> list[str]:
     """Return the affixes that names may begin with, the empty one first.
 
-    They end where a part of a name ends, or are one of the known affixes. A number is never cut: 10
-    and 20 are not 1 and 2 with a suffix.
+    They end at the end of a part of a name, or are one of the known affixes. A number is never cut:
+    10 and 20 are not 1 and 2 with a suffix.
 
     Args:
         names: Names of the set.
-        common: What all of them begin with.
+        common: Text that all of them begin with.
         is_turned: True if all texts are reversed.
     """
     found, at = [""], 0

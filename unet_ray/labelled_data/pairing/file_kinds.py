@@ -22,7 +22,7 @@ from unet_ray.store_options import StoreOptions
 _NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES, "_classes.csv"})
 """Files that name classes or colours, and have suffixes of label files."""
 _ONLY_NAMED = frozenset({".txt", ".yaml", ".yml", ".names", ".labels"})
-"""Suffixes of label files that many other files have: notes, lists, settings."""
+"""Suffixes of label files that many other files also have: notes, lists, settings."""
 
 
 def is_label_file(masks: str, options: StoreOptions) -> bool:
@@ -51,7 +51,7 @@ def _is_geoparquet(file: Storage) -> bool:
 
 
 def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
-    """Tell mask files from label files in one listing.
+    """Separate mask files from label files in one listing.
 
     Args:
         masks: Files of known suffixes at --masks.
@@ -68,7 +68,7 @@ def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     pictures = tuple(e for e in masks.entries if path_suffix(e.path) in IMAGE_SUFFIXES)
     mask_files = [entry for entry in pictures if entry.uri not in of_images]
     labels = tuple(entry for entry in masks.entries if _may_be_labels(entry, stems))
-    if pictures:  # an archive beside pictures holds something else
+    if pictures:  # an archive beside pictures does not hold labels
         labels = tuple(entry for entry in labels if path_suffix(entry.path) != ".zip")
     named = tuple(entry for entry in labels if _is_named(entry, stems))
     if named and mask_files:
@@ -82,7 +82,7 @@ def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
     if named and pictures:
         labels = named
     elif mask_files or (pictures and has_masks_among(replace(masks, entries=pictures))):
-        labels = ()  # they are of something else
+        labels = ()  # these describe something else
     chosen = labels or pictures
     num_skipped = masks.others + len(masks.entries) - len(chosen)
     if labels:  # images are not among the files that were skipped
@@ -95,7 +95,7 @@ def part_labels(masks: Listing, images: Listing) -> tuple[Listing, Listing]:
 def _may_be_labels(entry: FileEntry, stems: set[str]) -> bool:
     """Tell whether a file may hold labels: its format is known, and it does not hold class names.
 
-    Text files hold labels only if they have the name of an image.
+    Text files count only if they have the name of an image.
     """
     suffix = path_suffix(entry.path)
     name = base_name(entry.path).lower()

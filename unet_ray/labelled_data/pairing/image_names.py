@@ -1,7 +1,7 @@
-"""Names of images in label files, and the files that they mean.
+"""Names of images in label files, and the files that they refer to.
 
 Tools write the name of an image as it was on their own disk, server or bucket. The names are looked
-up among the listed images by rules, the strictest first; a note says which rules were needed.
+up among the listed images by rules, the strictest first; notes name the rules that were needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class NamedImages:
-    """Files that names mean."""
+    """Files that names refer to."""
 
     entries: tuple[FileEntry | None, ...]
     """File of each name; None if no image has it."""
@@ -41,11 +41,11 @@ def find_images(
 
     Args:
         entries: Images to choose from; nothing else is opened.
-        names: Texts about each image, the most telling first: a URI, a path, a name.
+        names: Texts about each image, the most specific first: a URI, a path, a name.
         where: Label file, for messages.
 
     Raises:
-        InputError: A name may mean two images, or two names mean the same.
+        InputError: A name may mean two images, or two names mean the same image.
     """
     index = _Index(entries)
     listed = [[split_uri(text)[0] for text in texts] for texts in names]
@@ -68,12 +68,12 @@ def _find_by_ends(
 
     Args:
         index: Images to choose from.
-        texts: Texts about the image, the most telling first.
-        taken: URIs of images that have another name; they do not count.
+        texts: Texts about the image, the most specific first.
+        taken: URIs of images that belong to other names; they do not count.
         where: Label file, for messages.
 
     Raises:
-        InputError: There are several.
+        InputError: There are several such images.
     """
     doubt: InputError | None = None
     for text in texts:
@@ -93,7 +93,7 @@ def _find_by_ends(
 
 @dataclass(frozen=True)
 class _Match:
-    """An image that a name means."""
+    """An image that a name refers to."""
 
     entry: FileEntry
     rule: str
@@ -115,7 +115,7 @@ class _Index:
                 return _Match(self._by_uri[text], "")
             for name, rule in _list_readings(text):
                 found = self._with_suffix.whole.get(name, [])
-                # a path with its suffix goes before one without
+                # a path with its suffix has priority over one without
                 if not found and not self._with_suffix.find_by_end(name):
                     found = self._bare.whole.get(name, [])
                 if len(found) == 1:
@@ -159,8 +159,8 @@ class _Paths:
     def find_by_end(self, name: str) -> list[FileEntry]:
         """Return the images whose paths share the longest end with a name.
 
-        One whose whole path is the end of the name counts as well: `images/a.png` may mean `a.png`,
-        if --images is the folder `images`, or `old/images/a.png`.
+        An image whose whole path is the end of the name also counts: `images/a.png` may mean
+        `a.png`, if --images is the folder `images`, or `old/images/a.png`.
         """
         ends = _list_ends(name.split("/")[-self._deepest :])
         longest = next((self._by_end[end] for end in ends if end in self._by_end), [])
@@ -174,7 +174,7 @@ def _list_ends(parts: Sequence[str]) -> list[str]:
 
 
 def drop_upload(name: str) -> str:
-    """Return a path without what Label Studio puts before the name of an uploaded file."""
+    """Return a path without the id that Label Studio puts before the name of an upload."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + _UPLOAD.sub("", base)
 
@@ -187,7 +187,7 @@ def _drop_address(name: str) -> str:
     scheme = _SCHEME.match(name)
     if "?" not in name and not scheme:
         return name
-    if scheme and not scheme[0].startswith("http"):  # a bucket, whose keys may hold ? and #
+    if scheme and not scheme[0].startswith("http"):  # a bucket, whose keys may contain ? and #
         return name[scheme.end() :].partition("/")[2]
     try:
         address = urlsplit(name)

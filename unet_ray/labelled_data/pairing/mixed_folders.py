@@ -1,4 +1,4 @@
-"""Images and masks that lie in one folder, told apart by their names."""
+"""Images and masks in one folder, distinguished by their names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from unet_ray.storage.listing import Listing, path_suffix
 from unet_ray.storage.storage import FileEntry
 
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
-"""Suffixes of photographs; masks beside photographs have another one."""
+"""Suffixes of photographs; masks beside them have another suffix."""
 
 
 def part_one_folder(
     images: Listing, masks: Listing, affix: str | None
 ) -> tuple[tuple[FileEntry, ...], tuple[FileEntry, ...], list[str]]:
-    """Tell images from masks if both were listed from one folder.
+    """Separate images from masks if both were listed from one folder.
 
     Args:
         images: Listing of --images.
@@ -30,10 +30,10 @@ def part_one_folder(
         affix: Value of --mask-affix, if given.
 
     Returns:
-        Images, masks, and notes on how they were told apart.
+        Images, masks, and notes on how they were separated.
 
     Raises:
-        InputError: The names do not say which are which.
+        InputError: The names do not show which files are masks.
     """
     of_masks = {entry.uri for entry in masks.entries}
     common = [entry for entry in images.entries if entry.uri in of_masks]
@@ -53,7 +53,7 @@ def part_one_folder(
 
 
 def has_masks_among(files: Listing) -> bool:
-    """Tell whether names say which of some files are the masks of the others."""
+    """Tell whether names show which of the files are masks of the others."""
     try:
         return bool(_find_masks_among(files, files))
     except InputError:
@@ -84,13 +84,13 @@ def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
 
 
 def _find_affixes(stems: set[str]) -> list[tuple[Affix, set[str]]]:
-    """Return affixes of which every name that has one is, without it, the name of another file.
+    """Return affixes whose removal always gives the name of another file.
 
     Args:
         stems: Paths of the files without suffixes.
 
     Returns:
-        Each affix with the paths that have it; the one of most paths first.
+        Each affix with the paths that have it; the affix with most paths first.
     """
     candidates: dict[Affix, None] = {}
     for stem in sorted(stems):

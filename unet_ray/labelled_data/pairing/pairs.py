@@ -1,9 +1,8 @@
 """Pairing of image files and mask files by their names.
 
 The names of a pair are equal except for their suffixes, or for one affix that is the same in the
-whole set (`001.jpg` and `001_mask.png`). Any way of pairing other than plain equality must pair
-every mask with an image of its own, and a note names it. Names that are merely similar are never
-paired.
+whole set (`001.jpg` and `001_mask.png`). Any other way of pairing than equality must give every
+mask its own image, and a note names it. Names that are merely similar are never paired.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from unet_ray.storage.storage import FileEntry
 
 _NUMBER = re.compile("[0-9]+")
 _CHANNEL = "0000"
-"""Number that tools add to the names of images, which says nothing of the image: the channel."""
+"""Channel number that some tools add to the names of images; it does not identify the image."""
 _CLASSES_AND_OBJECTS = frozenset({"SegmentationClass", "SegmentationObject"})
-"""Folders of an export in the form of Pascal VOC: the same objects, twice."""
+"""Folders of a Pascal VOC export, which hold the same objects twice."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,11 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
     Args:
         images: Image files.
         masks: Mask files; they may lie among the images.
-        affix: What mask names have beside the names of their images: a suffix as `_mask`, a prefix
-            as `mask_`, or a pattern with `*` for the name of the image. None: found out.
+        affix: Text that mask names add to the names of their images: a suffix such as `_mask`, a
+            prefix such as `mask_`, or a pattern with `*` for the name of the image. None: inferred.
 
     Raises:
-        InputError: The names do not say which mask belongs to which image.
+        InputError: The names do not show which mask belongs to which image.
     """
     image_entries, mask_entries, notes = part_one_folder(images, masks, affix)
     if affix:
@@ -105,7 +104,7 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             break
         found = [_match(step, image_entries, mask_entries) for step in steps]
         whole = _choose([each for each in found if each.is_whole], masks.root.uri)
-        if affix:  # an affix that the user gave need not pair all masks
+        if affix:  # a given affix need not pair all masks
             best = max([best, *found], key=lambda each: len(each.pairs))
         best = whole or best
     if best.doubts:
@@ -257,7 +256,7 @@ def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
     """Return the pairs on which all steps agree; None if there is no step.
 
     Raises:
-        InputError: They do not agree.
+        InputError: The steps do not agree.
     """
     if not found:
         return None
@@ -277,7 +276,7 @@ def _choose(found: Sequence[_Matched], where: str) -> _Matched | None:
 
 
 def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[list[_Step]]:
-    """Return the ways of pairing, the plainest first; the steps of a way are equally plain."""
+    """Return the ways of pairing, the simplest first; the steps of a way are equally simple."""
     equal = _Step("", remove_suffix, remove_suffix)
     affixes = _list_affix_steps(images, masks)
     # 00.jpg.png: the mask has the whole name of its image
@@ -306,7 +305,7 @@ def _list_given_ways(
 
 
 def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[_Step]:
-    """Return steps that take an affix from all masks, from all images, or from both."""
+    """Return steps that remove an affix from all masks, from all images, or from both."""
     if not images or not masks:
         return []
     mask_names = [base_name(remove_suffix(entry.path)) for entry in masks]
@@ -320,7 +319,7 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
             continue
         key = of_masks.take(mask_names[0])
         if key is not None and f"{of_images.before}{key}{of_images.after}" in known:
-            # mask_NAME goes before maskNAME, with which the name would be _001
+            # mask_NAME has priority over maskNAME, which would leave the name _001
             has_edge = not (key[:1].isalnum() and key[-1:].isalnum())
             rank = (has_edge, len(of_images), len(of_masks))
             step = _Step(
@@ -333,7 +332,7 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
 
 
 def _is_plausible(of_masks: Affix, of_images: Affix) -> bool:
-    """Tell whether two affixes may pair names, and no shorter ones do the same."""
+    """Tell whether two affixes may pair names, and no shorter affixes do the same."""
     if not (of_masks or of_images):
         return False
     if of_masks.before and of_masks.before == of_images.before:
@@ -377,7 +376,7 @@ def _with_affix(masks: Sequence[FileEntry], affix: str) -> tuple[list[str], tupl
     """Return a note about masks without the affix, if there are any, and the masks that have it.
 
     Raises:
-        InputError: No mask has it.
+        InputError: No mask has the affix.
     """
     if not masks:
         raise InputError(f"--mask-affix {affix}: there are no masks")

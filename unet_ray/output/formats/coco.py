@@ -39,7 +39,7 @@ _ANNOTATION = ["class_id", "score", "area", "bbox"]
 _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
 _GROUP_BYTES = 2**21
-"""Size of the outlines (WKB) that are encoded together, those of a larger image alone (bytes)."""
+"""Size of the outlines (WKB) encoded together (bytes); a larger image is encoded alone."""
 _TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
 _TOO_LONG = "regions left out: outlines too long to become run lengths, give --polygons"
 
@@ -47,7 +47,7 @@ _TOO_LONG = "regions left out: outlines too long to become run lengths, give --p
 def write_coco(
     shards: Iterator[Tables], names: ImageNames, output: OutputFile, as_polygons: bool
 ) -> ExportResult:
-    """Write COCO instances; scores are kept, so that the file also loads as results.
+    """Write COCO instances; scores are kept, so the file also loads as results.
 
     Args:
         shards: Current rows, shard by shard.
@@ -78,7 +78,7 @@ def write_coco(
                         head.write(_format_item(image, result.images))
                     for place, annotation in _make_annotations(group, as_polygons, result.notes):
                         if annotation["category_id"] not in classes:
-                            result.notes["regions left out: of a class without masks"] += 1
+                            result.notes["regions left out: their class has no masks"] += 1
                             continue
                         result.regions += 1
                         ids = {"id": result.regions, "image_id": first_id + place}
@@ -109,7 +109,7 @@ def _describe(row: dict[str, Any], image_id: int, names: ImageNames) -> dict[str
 class _Group:
     """Images whose outlines are encoded together.
 
-    For an image of few regions alone, calling numpy and GEOS takes longer than what they do.
+    For a single image with few regions, calls of numpy and GEOS would cost more than their work.
     """
 
     rows: list[dict[str, Any]]

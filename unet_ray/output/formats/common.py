@@ -23,7 +23,7 @@ from unet_ray.storage.backends.s3 import CONNECTIONS
 from unet_ray.storage.storage import Storage
 
 _NAME_ERRORS = (
-    errno.EISDIR,  # an image is called like the folder of others
+    errno.EISDIR,  # an image has the name of a folder of others
     errno.ENOTDIR,
     errno.EEXIST,
     errno.ENAMETOOLONG,
@@ -31,7 +31,7 @@ _NAME_ERRORS = (
     errno.EILSEQ,
 )
 _UNWRITTEN_BYTES = 2**26
-"""Size of the files that are being written at the same time, a larger one alone (bytes)."""
+"""Size of the files written at the same time; a larger file is written alone (bytes)."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class ExportResult:
     root: str = ""
     """Folder that the names in a COCO file are relative to (URI)."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Number of times that something was left out or changed, by the reason."""
+    """Number of things left out or changed, by reason."""
 
     def count(self, images: int = 0, regions: int = 0, files: int = 0) -> None:
         """Add to the counts."""
@@ -100,9 +100,9 @@ def take_outlines(
 
 
 def check_region_count(row: Mapping[str, Any], num_regions: int, notes: Counter[str]) -> None:
-    """Note an image that has another number of regions than its row says."""
+    """Note an image whose number of regions differs from that in its row."""
     if row["region_count"] != num_regions:
-        notes["images with other regions than they should have, see unet-ray verify"] += 1
+        notes["images whose number of regions is wrong, see unet-ray verify"] += 1
 
 
 def find_outlines(
@@ -115,8 +115,8 @@ def find_outlines(
 
     Args:
         codes: WKB of each region.
-        height: Height of the image, or of that of each region (px).
-        width: Width of the image, or of that of each region (px).
+        height: Height of the image, or one height per region (px).
+        width: Width of the image, or one width per region (px).
         notes: Receives the number of regions that are left out.
 
     Returns:
@@ -130,10 +130,10 @@ def find_outlines(
 
 
 def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResult) -> None:
-    """Write the files of images side by side, in bounded memory, while further ones are made.
+    """Write the files of images in parallel, in bounded memory, while further files are made.
 
-    Files whose name the store does not take are left out. On a disk one file is written at a time,
-    so that of an image and a folder of the same name it is always the same one that is left out.
+    Files whose name the store rejects are left out. On a disk one file is written at a time, so if
+    an image and a folder have the same name, the same one is left out every time.
 
     Args:
         output: Folder to write to.
@@ -141,7 +141,7 @@ def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResul
         result: Receives the counts of what is written, and the number of images left out.
 
     Raises:
-        OSError: Any other reason for which a file cannot be written.
+        OSError: A file cannot be written for any other reason.
     """
     threads = 1 if output.is_local else CONNECTIONS
     with ThreadPoolExecutor(threads) as pool:
@@ -162,7 +162,7 @@ def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResul
 
 
 def _write_file(output: Storage, file: ImageFile) -> tuple[ImageFile, bool]:
-    """Write a file; return it, and whether the store takes its name."""
+    """Write a file; return it, and whether the store accepts its name."""
     try:
         output.write(file.path, file.data)
     except OSError as error:

@@ -41,11 +41,11 @@ from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.tables.schemas import REGIONS, column, on_a_map
 
 _BATCHES = 64
-"""Images whose regions are a row group of a GeoParquet file."""
+"""Number of images whose regions make up a row group of a GeoParquet file."""
 _READS = 16
-"""Images whose headers are fetched side by side; one process decodes them, one after the other."""
+"""Number of images whose headers are fetched in parallel; one process decodes them in turn."""
 _AHEAD_BYTES = 2**26
-"""Size of the regions of the images whose places are read ahead, a larger one alone (bytes)."""
+"""Size of the regions of images whose places are read ahead (bytes); a larger image goes alone."""
 _UNREADABLE = "images whose place on the map cannot be read: gone, damaged, or no answer"
 _FEATURE = [
     "image_uri",
@@ -117,9 +117,9 @@ def _describe_crs(place: Georeference) -> dict[str, Any]:
 
 
 def _format_feature(row: dict[str, Any], geometry: str) -> str:
-    """Write a region as a feature, without the properties that are not known.
+    """Format a region as a feature, without the properties that are not known.
 
-    Of a property that is null in all of a file, QGIS makes a column of text.
+    QGIS would make a text column of a property that is null in a whole file.
     """
     properties = json.dumps({name: value for name, value in row.items() if value is not None})
     return f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
@@ -240,15 +240,15 @@ class _LocatedImage:
     regions: pa.Table
     """Its regions."""
     place: Georeference | None
-    """Its place; None where there is none, or it may not be opened."""
+    """Place on the map; None if there is none, or the image may not be opened."""
     is_unreadable: bool = False
-    """True if it could not be read for its place."""
+    """True if its place could not be read."""
 
 
 def _locate_images(
     shards: Iterator[Tables], gate: Gate, notes: Counter[str]
 ) -> Iterator[_LocatedImage]:
-    """Yield images with their places; the headers of many images are read side by side.
+    """Yield images with their places; the headers of many images are read in parallel.
 
     Args:
         shards: Current rows, shard by shard.

@@ -1,4 +1,4 @@
-"""Names of exported files and images: the path of the image, wherever that is a safe name.
+"""Names of exported files and images: the path of the image if it is a safe name.
 
 The URIs in the tables are keys of any store, written by anyone. A path is escaped, and ends in a
 digest of the URI, if it leaves its folder, has characters that no terminal should see, is too long,
@@ -22,9 +22,9 @@ from unet_ray.imaging.codecs.image_place import WHOLE
 _MAX_PART_BYTES = 255
 """Longest name of a file or folder on common file systems (UTF-8 bytes)."""
 _TEMPORARY_BYTES = 48
-"""Number of bytes that a file's name has more while it is written (`storage.temporary`)."""
+"""Number of extra bytes in a file's name while it is written (`storage.temporary`)."""
 _MAX_PATH_BYTES = 800
-"""Longest path of an exported file (bytes). Keys of S3 end at 1024, which include the folder."""
+"""Longest path of an exported file (bytes). Keys of S3 have at most 1024, with the folder."""
 _UNSAFE = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Separators of Windows, control characters, and characters that reverse the direction of text."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -91,7 +91,7 @@ class ImageNames:
         return uri.removeprefix(prefix) if uri.startswith(prefix) else None
 
     def _escape(self, uri: str, path: str) -> str:
-        """Return a safe path that ends in the digest of a URI, so that no other URI has it."""
+        """Return a safe path that ends in the digest of a URI, so it is unique to that URI."""
         self.changed += 1
         digest = f"~{sha256(uri.encode()).hexdigest()[:_DIGEST_DIGITS]}"
         parts = [_escape_part(part) for part in path.split("/")]
@@ -101,7 +101,7 @@ class ImageNames:
 
 
 def _find_alike(uris: pa.ChunkedArray) -> set[str]:
-    """Return the URIs that are the same to file systems that ignore case, or normalise letters."""
+    """Return the URIs that collide on file systems that ignore case or normalise letters."""
     folded = pc.utf8_normalize(pc.utf8_lower(uris), "NFC")
     counts = pc.value_counts(folded)
     is_repeated = pc.greater(counts.field("counts"), 1)

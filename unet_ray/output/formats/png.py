@@ -27,7 +27,7 @@ _PNG_PIXELS = 2**28
 
 
 def write_png(shards: Iterator[Tables], names: ImageNames, output: Storage) -> ExportResult:
-    """Write images of class ids, 0 where there is none; where classes overlap, the last one shows.
+    """Write images of class ids, 0 for background; where classes overlap, the last one shows.
 
     Args:
         shards: Current rows, shard by shard.
@@ -86,7 +86,7 @@ def _draw_ids(
     of_image = shard.masks.filter(pc.field("image_uri") == row["image_uri"])
     sides = [of_image[name].to_numpy() for name in ("height", "width")]
     if any((found > side).any() for found, side in zip(sides, ids.shape, strict=True)):
-        return None  # before anything of that size is drawn
+        return None  # before an array of that size is allocated
     try:
         masks = image_masks(shard, row["image_uri"])
     except (InputError, ValueError, TypeError, MemoryError):
@@ -100,7 +100,7 @@ def _draw_ids(
 
 
 def _encode_png(ids_hw: NDArray[np.uint8], palette: list[int], uri: str) -> bytes:
-    """Return a palette image whose text `image_uri` says which image it is of."""
+    """Return a palette PNG whose text field `image_uri` names the image."""
     picture, text, png = Image.fromarray(ids_hw, "P"), PngInfo(), io.BytesIO()
     picture.putpalette(palette)
     text.add_itxt("image_uri", uri)

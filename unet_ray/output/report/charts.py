@@ -41,7 +41,7 @@ def draw_histogram(
         )
         if histogram.before:
             bars.append(f'<path class="mark" d="M{left:.1f} {mark:.1f}h{step:.1f}"/>')
-    end = len(bins) - len(bins) // 10  # a label at the last bins would not fit into the chart
+    end = len(bins) - len(bins) // 10  # a label at the last bins would leave the chart
     baseline = _HEIGHT + _FOOT - 4
     ticks = [
         f'<text x="{place * step:.1f}" y="{baseline}">{escape(label(bins[place]))}</text>'

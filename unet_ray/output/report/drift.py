@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from unet_ray.output.report.facts import Estimate, Facts
 
 _SPREAD_FACTOR = 2.0
-"""A figure differs if it is this many times farther from the median than any earlier date is."""
+"""A figure differs if it is this many times as far from the median as any earlier date."""
 _ERRORS = 3.0
-"""Minimum distance of a figure that differs (standard errors): chance alone hardly reaches it."""
+"""Minimum distance of a figure that differs (standard errors), rarely reached by chance alone."""
 MIN_EARLIER_DATES = 2
 """Minimum number of earlier dates for a comparison."""
 
@@ -22,7 +22,7 @@ class Comparison:
     name: str
     """Name of the figure."""
     now: float | None
-    """Value on the date; None where there is nothing to compute it from."""
+    """Value on the date; None if it cannot be computed."""
     middle: float | None
     """Median of the earlier dates; None where there are too few of them."""
     least: float | None
@@ -46,13 +46,13 @@ def compare(facts: Facts, class_id: int) -> list[Comparison]:
 def _compare_figure(name: str, now: Estimate | None, earlier: list[Estimate | None]) -> Comparison:
     """Compare a figure with its values on the earlier dates.
 
-    The figure differs where it is farther from their median than twice the farthest of them, and
-    than three standard errors. The distance of an earlier date counts less its standard error,
-    because a date with few images is off by chance.
+    The figure differs if its distance from their median is more than twice that of the farthest
+    earlier date, and more than three standard errors. The standard error of an earlier date is
+    subtracted from its distance, because a date with few images is off by chance.
 
     Example:
-        Values of 10, 11 and 12, each ± 0.1, lie at most 0.9 from 11 beyond their error. A value of
-        12.9 lies more than 2 × 0.9 from 11 and differs; 12.7 does not.
+        Earlier values of 10, 11 and 12, each ± 0.1, have a largest distance of 1 − 0.1 = 0.9 from
+        11. A value of 12.9 lies more than 2 × 0.9 from 11 and differs; 12.7 does not.
     """
     before = [figure for figure in earlier if figure]
     if now is None or len(before) < MIN_EARLIER_DATES:

@@ -1,7 +1,7 @@
 """The facts of a report: sums over the tables for a date and for the dates before it.
 
-Only runs with the model and settings of the date's last run count. The rows are never in memory all
-at once: shards are read once, in parallel, and the columns that matter go to disk.
+Only runs with the model and settings of the date's last run count. The rows are never all in
+memory: shards are read once, in parallel, and the columns that matter go to disk.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _IMAGE_COLUMNS = (
 _STORED_IMAGES = (*_IMAGE_COLUMNS, "pages", "model_digest", "config_digest")
 _STORED_MASKS = ("image_uri", "run_id", "class_id", "class_name", "area", "height", "width")
 _NAMING_COLUMNS = ("date", "image_uri", "run_id", "pages", "segmented_at")
-"""Columns of the view `good`: the successful images, of which some may not be current."""
+"""Columns of the view `good`: the successful images, current or not."""
 _REGION_COLUMNS = ("run_id", "image_uri", "region_id", "area", "score")
 """Columns of the view `date_regions`."""
 _STORED_REGIONS = (*_REGION_COLUMNS, "class_id")
@@ -101,7 +101,7 @@ class ClassFigures:
     """Figures by name: share of pixels, regions per image, mean score and typical area.
 
     The area is in pixels, and in µm² too if any image states the size of its pixels. A figure is
-    None where there is nothing to compute it from.
+    None if it cannot be computed.
     """
 
 
@@ -142,7 +142,7 @@ class Facts:
     unsound: dict[str, int] = field(default_factory=dict)
     """Numbers of rows of the date that make no sense and are left out, by table."""
     classes_left_out: int = 0
-    """Number of further classes, of which the page has nothing."""
+    """Number of further classes, which the page leaves out."""
 
     @property
     def earlier(self) -> list[str]:
@@ -153,8 +153,7 @@ class Facts:
 def gather(database: Workspace, shards: CommittedShards, date: str | None) -> Facts:
     """Gather the facts of a date from the tables.
 
-    Values from the tables never become part of a query, so that a writer of tables cannot run SQL
-    here.
+    Values from the tables never become part of a query, so the author of tables cannot inject SQL.
 
     Args:
         database: Workspace for the queries, which spills to disk. Afterwards it holds the views
@@ -418,7 +417,7 @@ def _estimate_ratio(sums: dict[str, float], top: str, bottom: str) -> Estimate |
 def _count_bins(
     database: Workspace, classes: dict[int, str], bin_expression: str
 ) -> dict[int, Histogram]:
-    """Return a histogram of regions by class id; an SQL expression tells the bin of a region."""
+    """Return a histogram of regions by class id; an SQL expression gives the bin of a region."""
     histograms = {number: Histogram() for number in classes}
     rows = database.table(
         f"SELECT class_id, {_IS_CURRENT} AS now, ({bin_expression})::INTEGER AS bin, "

@@ -1,4 +1,4 @@
-"""The pictures of a report: which images to show, which part of them, and the regions there."""
+"""The pictures of a report: the choice of images and parts, drawn with their regions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from unet_ray.tables.duckdb_workspace import Workspace
 
 _DETAIL_PX = 2 * PANEL_PX
 """Longest side of an image that is shown only as a whole (px). A panel of a larger one would lose
-too much detail, so that its densest part is shown, too."""
+too much detail, so its densest part is shown as well."""
 _ZOOM_PX = 768
 """Side of the part of a large image that is shown (px)."""
 _ZOOM_FACTOR = 2.0
@@ -68,8 +68,8 @@ _DENSITY_CELL_PX = 256
 _MAX_OUTLINED = 4000
 """Maximum number of regions that are outlined in a picture; more are drawn as dots."""
 _MAX_THUMBNAIL_PIXELS = 2**30
-"""Largest image that is read for a thumbnail (px), which takes some four seconds. The thumbnail of
-a larger image is grey."""
+"""Largest image that is read for a thumbnail (px); it takes about four seconds. The thumbnail of a
+larger image is grey."""
 _STRIP_PIXELS = 2**24
 """Number of pixels that are read at a time for a thumbnail."""
 _FETCHED_IMAGES = 16
@@ -115,11 +115,11 @@ def draw_gallery(
         shards: Shards of the output.
         facts: Facts of the date.
         num_each: Number of pictures of each kind.
-        gate: Decides which images may be opened, since the tables that name them may be anyone's.
+        gate: Decides which images may be opened, since the tables that name them are not trusted.
 
     Returns:
-        The pictures; and a line for each image that could not be read, and one for all those that
-        must not be opened.
+        The pictures; and lines about problems: one for each image that could not be read, and one
+        for all images that must not be opened.
     """
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, num_each)):
@@ -132,7 +132,7 @@ def draw_gallery(
     admitted = [uri for uri in sorted(by_image) if gate.admits(split_uri(uri)[0])]
 
     def fetch(uri: str) -> _FetchedImage | ImageError:
-        """Fetch an image; return what is wrong with one that cannot be read."""
+        """Fetch an image; return the error of one that cannot be read."""
         try:
             return _fetch_image(uri, files.get(uri), finder, gate.roots, channels)
         except ImageError as error:
@@ -171,7 +171,7 @@ def draw_gallery(
 
 
 def _find_channels(facts: Facts) -> ChannelSelection | None:
-    """Return the channels that the network took of each image; None where no record tells it."""
+    """Return the channels that the network took of each image; None if no record states them."""
     for record in facts.records:
         chosen = record.get("input_channels")
         settings = record.get("config")
@@ -180,7 +180,7 @@ def _find_channels(facts: Facts) -> ChannelSelection | None:
                 return ChosenChannels(parse_channels(settings["channels"]))
             if isinstance(chosen, list):
                 return InputChannels.of(len(chosen), tuple(chosen), record.get("image_channels"))
-        except (InputError, TypeError):  # the record may be anyone's
+        except (InputError, TypeError):  # records are not trusted
             continue
     return None
 
@@ -250,7 +250,7 @@ class _Found:
     colours: dict[int, tuple[int, int, int]]
     """Colours (RGB) by class id."""
     unsound: int = 0
-    """Number of regions that are left out, because their outline or class is not one."""
+    """Number of regions that are left out, because their outline or class is invalid."""
 
     @staticmethod
     def of(rows: pa.Table, facts: Facts, size: Mapping[str, int]) -> _Found:
@@ -292,7 +292,7 @@ class _Found:
         return _Found(rows, self.boxes[inside], self.outlines[inside], self.colours)
 
     def list_best(self) -> list[tuple[str, int, float]]:
-        """Return class, area (px) and score of regions that no other of their class beats in both.
+        """Return class, area (px) and score of regions that no other of their class tops in both.
 
         The page's filters need no other regions: if any passes a filter, one of these does too.
         """
@@ -389,16 +389,16 @@ class _OpenImage:
             return
         self._pixels = self._show(decoder.decode(fetched.data))
         if self._pixels.shape[:2] != (self.height, self.width):
-            raise ImageError("changed", "the image has another size than when segmented")
+            raise ImageError("changed", "the image does not have the size that was segmented")
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
-        """Return the first channels that the network took: three, or one where it took fewer."""
+        """Return the first three channels that the network took, or one if it took fewer."""
         taken = take_channels(image, self._place, self._channels)
         self._are_colours = ImageChannels.of(taken).is_colour
         return taken.samples[:, :, : 3 if taken.samples.shape[2] >= 3 else 1]
 
     def _stretch(self, shown_hwc: NDArray[Any]) -> NDArray[Any]:
-        """Stretch each of several channels by itself unless they are colours: ranges differ."""
+        """Stretch each channel by itself, since ranges differ, unless the channels are colours."""
         if shown_hwc.shape[2] == 1 or self._are_colours:
             return shown_hwc
         return np.dstack([*map(stretch_contrast, np.moveaxis(shown_hwc, 2, 0))])
@@ -416,7 +416,7 @@ class _OpenImage:
 
     @cached_property
     def thumbnail(self) -> NDArray[Any]:
-        """A thumbnail of the image: every n-th row and column, HWC, some 1024 px a side at most."""
+        """Thumbnail of the image: every n-th row and column, HWC, about 1024 px a side at most."""
         step = max(1, max(self.height, self.width) // _DETAIL_PX)
         if self._pixels is not None:
             return self._stretch(self._pixels[::step, ::step])
@@ -432,7 +432,7 @@ class _OpenImage:
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
-    """Draw an image, or the part of it that matters and a thumbnail that shows where it lies."""
+    """Draw an image, or a part of it with a thumbnail that shows where the part lies."""
     place = image.all
     marked = None
     if region_id is not None:

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with facts and pictures that needs no other file."""
+"""The page of a report: one self-contained HTML file with facts and pictures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def format_figure(value: float | None) -> str:
 
 
 def _list_messages(records: list[dict[str, Any]]) -> list[str]:
-    """Return the messages of runs that ended badly, and one about images of other pixel sizes."""
+    """Return the messages of runs that ended badly, and one about differing pixel sizes."""
     messages = [
         f"{record.get('run_id', '')}: {record['status']}, {record['message']}"
         for record in records
@@ -121,7 +121,7 @@ def _format_duration(seconds: float) -> str:
 
 
 def _describe_class(facts: Facts, number: int, index: int) -> dict[str, Any]:
-    """Return what the page shows of a class; `index` is its place among the classes."""
+    """Return the page's entry for a class; `index` is its place among the classes."""
     found = facts.by_date[facts.date][number]
     name = facts.classes[number]
     return {

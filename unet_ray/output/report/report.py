@@ -26,7 +26,7 @@ class ReportResult:
     pictures: int
     """Number of pictures."""
     problems: list[str]
-    """Lines about images of which no picture could be drawn."""
+    """Lines about images for which no picture could be drawn."""
     size_bytes: int
     """Size of the HTML file (bytes)."""
 

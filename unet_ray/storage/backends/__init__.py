@@ -1,1 +1,1 @@
-"""One file per kind of store; `Backend` in base.py is what each of them does."""
+"""One file per kind of store; each implements `Backend` in base.py."""

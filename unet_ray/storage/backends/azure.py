@@ -1,6 +1,6 @@
-"""Azure Blob Storage behind adlfs, whose connection makes single requests here.
+"""Azure Blob Storage by single requests over the connection of adlfs.
 
-The general calls of adlfs list a folder for each blob that they describe, know no tiers, and tell
+The general calls of adlfs list a folder for each blob that they describe, ignore tiers, and return
 no etag with the bytes of a blob.
 """
 
@@ -19,7 +19,7 @@ from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 
 _FOLDER = "hdi_isfolder"
-"""Name of the metadata that a blob has which stands for a folder."""
+"""Name of the metadata that marks a blob as a folder."""
 
 
 class AzureBackend(FsspecBackend):
@@ -31,7 +31,7 @@ class AzureBackend(FsspecBackend):
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a blob and its description, which come with the same answer."""
+        """Return bytes of a blob and its description, both from one answer."""
         data, fields = self._ask(_download, uri, offset, size, limit)
         return data, to_file_info("", fields)
 
@@ -117,7 +117,7 @@ def _to_fields(blob: Any) -> dict[str, Any]:
 async def _download(
     client: Any, uri: str, offset: int, size: int | None, limit: int | None
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return bytes of a blob and its fields; a large one comes in parts of the same content."""
+    """Return bytes of a blob and its fields; a large blob comes in parts of one version."""
     piece = (None, None) if size is None else (offset, size)
     stream = await client.get_blob_client(*_split(uri)).download_blob(*piece)
     blob = stream.properties

@@ -13,18 +13,18 @@ from unet_ray.storage.uris import uri_store
 
 _ENDED_CODES = ("ExpiredAuthenticationToken", "InvalidAuthenticationInfo")
 _ENDED_WORDS = "not valid in the specified time frame"
-"""Words of the answer to a signature (SAS) that has ended, whose code is that of any wrong one."""
+"""Words of the answer to an expired signature (SAS), whose code is that of any wrong one."""
 _THERE = ("BlobAlreadyExists", "ConditionNotMet")
 _DENIED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def map_azure_error(uri: str, error: BaseException) -> Exception | None:
-    """Return what to raise for an error of the SDK; None for all others.
+    """Return the exception to raise for an error of the SDK; None for all other errors.
 
     Args:
         uri: URI that was asked for.
-        error: Error of a request, or what adlfs made of one.
+        error: Error of a request, or the error that adlfs turned it into.
     """
     if "azure.core" not in sys.modules:
         return None
@@ -37,7 +37,7 @@ def map_azure_error(uri: str, error: BaseException) -> Exception | None:
     if isinstance(cause, azure.ResourceNotFoundError):
         return FileNotFoundError(uri)
     if not isinstance(cause, azure.HttpResponseError) or cause.status_code is None:
-        return ConnectionError(text)  # no answer, or one that broke off
+        return ConnectionError(text)  # no answer, or an incomplete one
     status, code = cause.status_code, getattr(cause, "error_code", None)
     if code in _ENDED_CODES or _ENDED_WORDS in text:
         return CredentialsError.ended(uri_store(uri), str(code))
@@ -49,5 +49,5 @@ def map_azure_error(uri: str, error: BaseException) -> Exception | None:
 
 
 def is_there(error: BaseException) -> bool:
-    """Tell whether the answer to a PUT with If-None-Match is that there is a blob."""
+    """Tell whether the answer to a PUT with If-None-Match means that the blob exists."""
     return getattr(error, "error_code", None) in _THERE

@@ -17,11 +17,11 @@ Retry = Callable[[Callable[[], Any]], Any]
 
 
 class IrregularFileError(OSError):
-    """A pipe, a socket or a device is at a path. It is never opened."""
+    """A path is a pipe, a socket or a device. It is never opened."""
 
 
 class DanglingLinkError(OSError):
-    """A link to nothing is at a path: to a file that is gone, or to a disk that is not mounted."""
+    """A path is a link to nothing: to a deleted file, or to a disk that is not mounted."""
 
 
 class OutsideError(PermissionError):
@@ -38,7 +38,7 @@ class ArchivedFileError(PermissionError):
 
 @dataclass
 class Links:
-    """Rule for symbolic links that lead out of a listed folder, and the number that it left out."""
+    """Rule for symbolic links that lead out of a listed folder, and the number left out."""
 
     follow: bool = True
     """True to follow them; links that stay in the folder are always followed."""
@@ -53,13 +53,13 @@ class FileInfo:
     path: str
     """Path below the listed folder; empty if one file was asked for."""
     size: int | None
-    """Size in bytes; None where the store does not tell it."""
+    """Size in bytes; None if the store does not state it."""
     etag: str
     """Changes with the content: the store's etag without quotes, or `size-mtime_ns`; empty for a
     link to nothing."""
     is_file: bool = True
     modified_s: float | None = None
-    """Time of the last change (s since 1970); None where the store does not tell it."""
+    """Time of the last change (s since 1970); None if the store does not state it."""
     is_archived: bool | None = False
     """True if it must be restored before it can be read; None: `Backend.is_archived` tells."""
 
@@ -82,7 +82,7 @@ class Backend(ABC):
     """
 
     attempts_once = False
-    """True where errors do not pass by themselves: operations are not repeated."""
+    """True if errors do not pass by themselves, so operations are not repeated."""
     is_local = False
     """True for files of this machine."""
 
@@ -98,13 +98,13 @@ class Backend(ABC):
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file, fewer at its end, and what the store tells of the file with them.
+        """Return bytes of a file, fewer at its end, and its description if the store sends one.
 
         Args:
             uri: URI of the file.
             offset: First byte.
             size: Number of bytes; None: all that are left.
-            limit: Largest size of a file that is read (bytes); None: there is none.
+            limit: Largest size of a file that is read (bytes); None: no limit.
 
         Raises:
             FileTooLargeError: The file itself is longer than `limit`, whatever a manifest says.
@@ -124,7 +124,7 @@ class Backend(ABC):
 
     @abstractmethod
     def create(self, uri: str, data: bytes) -> bool:
-        """Store a file where there is none yet, and return whether the store kept others away.
+        """Store a file that must not exist; return whether the store excludes other writers.
 
         Raises:
             FileExistsError: There is a file already.
@@ -139,7 +139,7 @@ class Backend(ABC):
         """Describe a file or folder; None where there is none.
 
         Raises:
-            OSError: It cannot be determined, for instance behind a link to nothing.
+            OSError: This cannot be determined, for instance behind a link to nothing.
         """
 
     def is_archived(self, uri: str) -> bool:  # noqa: ARG002 (most stores have no archive)
@@ -153,8 +153,8 @@ class Backend(ABC):
         Args:
             uri: URI of the folder.
             retry: Runs one request, again after an error that may pass.
-            links: Rule for links that lead out of the folder, on stores that have links; None: they
-                are followed.
+            links: Rule for links that lead out of the folder, on stores with links; None: they are
+                followed.
 
         Raises:
             OSError: The folder cannot be listed to its end.

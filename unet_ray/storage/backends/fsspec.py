@@ -20,7 +20,7 @@ from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES
 _BLOCK_BYTES = 2**16
 """Number of bytes fetched at once while a file is read with seeks."""
 _CONFLICTS = 3
-"""Number of times that a store may say that a file is there while it is not: runs come and go."""
+"""Number of times that a store may report a file that no longer exists: runs come and go."""
 
 
 class _WholeObjects(pyarrow.fs.FSSpecHandler):
@@ -49,7 +49,7 @@ class FsspecBackend(Backend):
     """A store behind fsspec's general interface."""
 
     refusal = "that there is a file"
-    """Answer to a conditional write of a file that is there, for messages."""
+    """Answer to a conditional write if the file exists, for messages."""
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -59,7 +59,7 @@ class FsspecBackend(Backend):
     def read(
         self, uri: str, offset: int = 0, size: int | None = None, limit: int | None = None
     ) -> tuple[bytes, FileInfo | None]:
-        """Return bytes of a file; the general interface tells nothing of the file with them.
+        """Return bytes of a file; the general interface sends no description with them.
 
         With a limit, the store is asked for the size first.
         """
@@ -85,9 +85,9 @@ class FsspecBackend(Backend):
         self.filesystem.put_file(str(file), uri)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Store a file where there is none, by a conditional write.
+        """Store a file that must not exist, by a conditional write.
 
-        The second write tells whether the store honours the condition: then it is refused.
+        A second write shows whether the store honours the condition: then it is refused.
         """
         self._write_where_absent(uri, data)
         try:
@@ -97,14 +97,14 @@ class FsspecBackend(Backend):
         return False
 
     def _write_where_absent(self, uri: str, data: bytes) -> None:
-        """Store a file where there is none, as the store says before and with the write."""
+        """Store a file that must not exist; check before the write, and by its condition."""
         for _ in range(_CONFLICTS):
             if self.info(uri) is not None:
                 raise FileExistsError(uri)
             try:
                 self._write_if_absent(uri, data)
             except FileExistsError:
-                continue  # somebody was faster, which the next look will find
+                continue  # another writer was faster; the next check finds its file
             return
         raise OSError(
             f"the store answers {self.refusal} although nothing is there; choose a place on "
@@ -112,10 +112,10 @@ class FsspecBackend(Backend):
         )
 
     def _write_if_absent(self, uri: str, data: bytes) -> None:
-        """Store a file on the condition that there is none; some stores ignore it.
+        """Store a file on the condition that none exists; some stores ignore the condition.
 
         Raises:
-            FileExistsError: There is a file.
+            FileExistsError: The file exists.
         """
         self.filesystem.pipe_file(uri, data, mode="create")
 
@@ -158,7 +158,7 @@ class FsspecBackend(Backend):
 
 
 def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
-    """Return what a file system's dictionary says of a file or folder."""
+    """Convert a file system's dictionary about a file or folder."""
     size = found.get("size")
     modified_s = _modified_s(found)
     etag = str(found.get("ETag") or found.get("etag") or "").strip('"')

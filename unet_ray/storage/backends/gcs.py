@@ -17,7 +17,7 @@ from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
 _FIELDS = "name,size,etag,updated,generation"
 """Fields of an object that are asked for; all of them take a kilobyte."""
 _TRIES = 3
-"""Times that an object may be replaced between the two requests of a read."""
+"""Largest number of attempts, if an object is replaced between the two requests of a read."""
 
 
 class GcsBackend(FsspecBackend):
@@ -30,8 +30,8 @@ class GcsBackend(FsspecBackend):
     def filesystem(self) -> Any:
         """The file system of gcsfs, which keeps one per process and set of options.
 
-        It is the one that speaks HTTP only. The other one of gcsfs asks by gRPC for the kind of a
-        bucket before each request, and waits half a minute where it may not know.
+        This one uses only HTTP. The other file system of gcsfs asks by gRPC for the kind of a
+        bucket before each request, and waits half a minute if that is forbidden.
         """
         from gcsfs.core import GCSFileSystem
 
@@ -42,7 +42,7 @@ class GcsBackend(FsspecBackend):
     ) -> tuple[bytes, FileInfo | None]:
         """Return bytes of an object, and its description.
 
-        The bytes are those of the generation that is described.
+        Both are of the same generation.
         """
         filesystem = self.filesystem
         headers = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
@@ -53,7 +53,7 @@ class GcsBackend(FsspecBackend):
             try:
                 _, data = get(generation=found["generation"])
             except FileNotFoundError:
-                continue  # replaced meanwhile, or deleted, which the next look tells
+                continue  # replaced or deleted meanwhile; the next attempt shows which
             return bytes(data), _to_info("", found)
         raise FileNotFoundError(uri)
 
@@ -119,7 +119,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _to_info(path: str, found: dict[str, Any]) -> FileInfo:
-    """Return what an object's resource says."""
+    """Convert an object's resource."""
     fields = {
         "size": int(found["size"]),
         "etag": found["etag"],

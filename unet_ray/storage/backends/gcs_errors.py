@@ -21,7 +21,7 @@ _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def map_gcs_error(uri: str, error: BaseException) -> Exception | None:
-    """Return what to raise for an error of gcsfs; None for all others.
+    """Return the exception to raise for an error of gcsfs; None for all other errors.
 
     Args:
         uri: URI that was asked for.
@@ -48,7 +48,7 @@ def map_gcs_error(uri: str, error: BaseException) -> Exception | None:
 
 
 def _map_status(uri: str, status: int, text: str) -> Exception:
-    """Return what to raise for an answer, by its status."""
+    """Return the exception to raise for an answer, by its status."""
     if status == HTTPStatus.UNAUTHORIZED and _ANONYMOUS not in text:
         return CredentialsError.ended(uri_store(uri), text.removeprefix(f"{uri}: "))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):

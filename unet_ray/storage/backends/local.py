@@ -50,7 +50,7 @@ class LocalBackend(Backend):
 
     Args:
         scheme: `file`.
-        options: None are known.
+        options: Unused; there are none.
         within: Real paths of the folders in which a file must lie to be opened for reading; None:
             anywhere.
     """
@@ -80,8 +80,8 @@ class LocalBackend(Backend):
             if size is not None:
                 data = file.read(min(size, max(0, length - offset)))
             elif limit is not None:
-                data = file.read(length + 1)  # takes a buffer of that size, not of the limit's
-                if len(data) > length:  # the file grows
+                data = file.read(length + 1)  # allocates that many bytes, not the limit
+                if len(data) > length:  # the file is growing
                     data += file.read(limit + 1 - len(data))
                 check_size(uri, len(data), limit)
             else:
@@ -89,7 +89,7 @@ class LocalBackend(Backend):
             return data, to_file_info("", os.fstat(file.fileno()))
 
     def open(self, uri: str) -> io.BufferedReader:
-        """Open a file for seeking reads; raise OutsideError where it really lies elsewhere."""
+        """Open a file for seeking reads; raise OutsideError if it really lies elsewhere."""
         file = _open_regular(uri)
         if self._within is not None:
             real = _find_real_path(file, uri)
@@ -101,25 +101,25 @@ class LocalBackend(Backend):
         return file
 
     def write(self, uri: str, data: bytes) -> None:
-        """Write a file beside its place and rename it."""
+        """Write a temporary file beside the path and rename it."""
         with _file_beside(uri, data) as temporary:
             os.replace(temporary, uri)
 
     def put(self, uri: str, file: Path) -> None:
-        """Copy a file beside its place and rename it."""
+        """Copy a file to a temporary one beside the path and rename it."""
         with _file_beside(uri, b"") as temporary:
             shutil.copyfile(file, temporary)
             os.replace(temporary, uri)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write a file beside its place and link it there, which fails where there is one."""
+        """Write a temporary file beside the path and link it there; fail if the path exists."""
         with _file_beside(uri, data) as temporary:
             try:
                 os.link(temporary, uri)
             except FileExistsError:
                 raise
             except OSError:  # a file system without links
-                with open(uri, "xb"):  # from here on there is one, empty for a moment
+                with open(uri, "xb"):  # from here on the file exists, empty at first
                     os.replace(temporary, uri)
                 return False
             return True
@@ -156,7 +156,7 @@ class LocalBackend(Backend):
 def delete_tree(path: str) -> None:
     """Remove a folder and everything in it, hidden files too; a missing one is no error.
 
-    No link is followed, since it may lead to files of somebody else.
+    No link is followed, since it may lead to files of others.
     """
     if os.path.islink(path):
         os.unlink(path)
@@ -166,14 +166,14 @@ def delete_tree(path: str) -> None:
         for name in [*names, *links]:
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(folder, name))
-    shutil.rmtree(path, ignore_errors=True)  # the folders; NFS may hold one back for a while
+    shutil.rmtree(path, ignore_errors=True)  # the folders; NFS may keep one for a while
 
 
 class FileBeside:
     """A file that is written in pieces and appears when it is closed, if all writes succeeded.
 
-    Until then it lies under another name: beside its place, or among the temporary files. After a
-    write that failed, as on a full disk, closing the file stores nothing, and what was there before
+    Until then it has another name, beside its path or among the temporary files. After a failed
+    write, as on a full disk, closing the file stores nothing, and the file that was there before
     stays.
 
     Args:
@@ -211,7 +211,7 @@ class FileBeside:
         """Do nothing: a part of the file is of no use."""
 
     def close(self) -> None:
-        """Put the file in its place, unless a write failed; raise OSError where that fails."""
+        """Move the file to its path, unless a write failed; raise OSError if moving fails."""
         if self._file.closed:
             return
         try:
@@ -231,7 +231,7 @@ class FileBeside:
 
 @contextmanager
 def _file_beside(path: str, data: bytes) -> Iterator[str]:
-    """Write data to a temporary file beside a path, which the `with` block moves there at once."""
+    """Write data to a temporary file beside a path; the `with` block moves it there."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = name_beside(path)
     try:
@@ -247,9 +247,9 @@ def _file_beside(path: str, data: bytes) -> Iterator[str]:
 def _open_regular(path: str) -> io.BufferedReader:
     """Open a file for reading, if it is a regular one.
 
-    A pipe would keep its reader waiting, and a device may do or hold anything.
+    A pipe would block its reader, and a device may do or hold anything.
     """
-    if not stat.S_ISREG(stat_path(path).st_mode):  # before: opening a device may have effects
+    if not stat.S_ISREG(stat_path(path).st_mode):  # first: opening a device may have effects
         _refuse_irregular(path)
     file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 (the caller closes it)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it was replaced meanwhile
@@ -262,7 +262,7 @@ def _find_real_path(file: io.BufferedReader, path: str) -> str:
     """Return where an open file really lies, whatever links led to it when it was opened."""
     try:
         return os.readlink(f"/proc/self/fd/{file.fileno()}")
-    except OSError:  # a system without /proc can only look at the path once more
+    except OSError:  # without /proc, only the path can be resolved again
         return os.path.realpath(path)
 
 

@@ -1,4 +1,4 @@
-"""Listing a local folder, which links may turn into a graph: each real folder is walked once.
+"""Listing a local folder. Links may turn it into a graph, so each real folder is walked once.
 
 Otherwise links could multiply an archive: fourteen folders that each link twice to the next one
 make 2^14 paths to the last.
@@ -16,7 +16,7 @@ from unet_ray.storage.backends.base import FileInfo, Links
 from unet_ray.storage.uris import is_below
 
 _OF_FILE_SYSTEM = ("lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that a file system keeps at its root for itself, and that most users cannot list."""
+"""Folders that file systems keep at their root for themselves; most users cannot list them."""
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 """Error numbers for paths at which there is no file: nothing is there, a folder in the path is a
 file, a name is too long for the file system, or a link leads back to itself."""
@@ -25,7 +25,7 @@ file, a name is too long for the file system, or a link leads back to itself."""
 class FolderWalk:
     """A walk through all files below a folder.
 
-    Real folders come first, so that the files in them have the names that they have without links.
+    Real folders come first, so the files in them have the names that they have without links.
     Links to folders wait, and are followed afterwards in the order of their paths. A link to a
     folder that has been walked already is skipped, which also ends loops. A link to a file counts
     as a file of its own.
@@ -33,7 +33,7 @@ class FolderWalk:
     Hidden folders, links and files are left out, and so are the folders of the file system itself.
     A link to nothing is yielded with an empty etag, since it may stand for a file, or for a folder
     on a disk that is not mounted. A file that is deleted meanwhile is left out, and so is anything
-    but a regular file: a pipe would keep its reader waiting.
+    but a regular file: a pipe would block its reader.
 
     Args:
         top: Path of the folder.
@@ -105,7 +105,7 @@ class FolderWalk:
 
 
 def to_file_info(path: str, found: os.stat_result) -> FileInfo:
-    """Return what the file system says of a file or folder."""
+    """Convert the file system's description of a file or folder."""
     return FileInfo(
         path=path,
         size=found.st_size,
@@ -120,10 +120,10 @@ def _is_visible(name: str) -> bool:
 
 
 def stat_path(path: str) -> os.stat_result:
-    """Describe what a path leads to; raise FileNotFoundError where nothing is or can be."""
+    """Describe the file at a path, links followed; raise FileNotFoundError if there is none."""
     try:
         return os.stat(path)
-    except ValueError:  # a NUL, or a surrogate that stands for no byte
+    except ValueError:  # a NUL, or a surrogate that encodes no byte
         raise FileNotFoundError(errno.ENOENT, "not a name that files can have", path) from None
     except OSError as error:
         if error.errno in _NOTHING_THERE:
@@ -132,7 +132,7 @@ def stat_path(path: str) -> os.stat_result:
 
 
 def _stat_or_none(path: str) -> os.stat_result | None:
-    """Describe what a path leads to; None where nothing is."""
+    """Describe the file at a path, links followed; None if there is none."""
     try:
         return stat_path(path)
     except FileNotFoundError:

@@ -24,10 +24,10 @@ _logger = logging.getLogger("unet_ray")
 _UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 """Answers to a PUT with a condition from stores that know no conditions."""
 _TRIES = 3
-"""Tries of one request within s3fs, 20 s each. Retries of botocore are off: they would multiply."""
+"""Attempts of a request in s3fs, 20 s each. Retries of botocore are off: they would multiply."""
 CONNECTIONS = 64
-"""Largest number of connections of a process to one store. By botocore's default of ten, only ten
-requests could wait for their answers at a time."""
+"""Largest number of connections of a process to one store. With botocore's default of ten, only ten
+requests could wait for answers at a time."""
 
 
 def options(wanted: StoreOptions = StoreOptions()) -> dict[str, Any]:  # noqa: B008 (it is frozen)
@@ -86,7 +86,7 @@ class S3Backend(FsspecBackend):
         return data, to_file_info("", fields)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Store an object where there is none, by a conditional PUT.
+        """Store an object that must not exist, by a conditional PUT.
 
         If a store refuses every PUT that has a condition, the object is stored without one.
         """
@@ -104,7 +104,7 @@ class S3Backend(FsspecBackend):
         """Store an object by a PUT with If-None-Match, which some stores ignore.
 
         Raises:
-            FileExistsError: There is an object already.
+            FileExistsError: The object exists.
             _UnknownConditionError: The store refuses the condition, or this PUT in any form.
         """
         try:
@@ -147,7 +147,7 @@ class S3Backend(FsspecBackend):
             if not page.get("IsTruncated"):
                 return
             if not page.get("NextContinuationToken"):
-                raise OSError(f"{uri}: the store does not say how to go on with its listing")
+                raise OSError(f"{uri}: the store returned no token to continue its listing")
             wanted["ContinuationToken"] = page["NextContinuationToken"]
 
 
@@ -164,7 +164,7 @@ async def _get(
         if size is None:
             check_size(uri, answer.get("ContentLength"), limit)  # before a byte of it is read
         data = await body.read()
-    # bytes 0-99/1000, or bytes 0-99/* where the store does not tell the whole size
+    # bytes 0-99/1000, or bytes 0-99/* if the store does not state the whole size
     whole = answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2]
     if size is not None and "ContentRange" not in answer:  # a store that knows no ranges
         data = data[offset : offset + size]

@@ -20,8 +20,8 @@ _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 class ArchiveListing:
     """Pages of a listing, and which of their objects are archived.
 
-    A restored copy keeps its storage class, and a listing tells of it only on request. The request
-    is made from the first page on that has an archived object.
+    A restored copy keeps its storage class, and a listing reports it only on request. The request
+    is made from the first page that has an archived object.
 
     Args:
         filesystem: The s3fs file system.
@@ -64,7 +64,7 @@ class ArchiveListing:
             found: The object, as the listing has it.
 
         Returns:
-            None where the listing does not tell; only AWS is known to list every restored copy.
+            None if the listing does not show it; only AWS is known to list every restored copy.
         """
         if not _is_of_archive(found):
             return False

@@ -1,14 +1,14 @@
-"""The way to credentials of S3, which travels to nodes in place of the credentials if possible.
+"""The way to credentials of S3, which travels to nodes instead of the credentials if possible.
 
-Keys in AWS_* variables are copied to all nodes and win everywhere. Without them, a node gets the
-names by which the driver finds its credentials, and the node's own SDK renews these in time:
+Keys in AWS_* variables are copied to all nodes and have priority everywhere. Without them, a node
+gets the names by which the driver finds its credentials, and its own SDK renews the credentials:
 
     keys in the driver's variables
       ─▶ else a way in the node's own variables
       ─▶ else the driver's way, where the node has what it names
       ─▶ else what the SDK finds on the node: its shared files, the role of the machine
 
-A profile that an option names is the only way of its store on all nodes.
+A profile that an option names is the only way for its store on all nodes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OWN_WAY = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
-"""Variables any of which shows that a node has its own way to credentials."""
+"""Variables; any of them shows that a node has its own way to credentials."""
 _ENDED = (
     "ExpiredToken",
     "ExpiredTokenException",
@@ -72,11 +72,11 @@ class Way:
     token_file: str | None = None
     """Path of the token of a web identity."""
     is_only: bool = False
-    """True if an option names the profile, so that nothing else will do."""
+    """True if an option names the profile, so no other way is tried."""
 
     @staticmethod
     def of(environment: Mapping[str, str], profile: str | None = None) -> Way | None:
-        """Return the way that variables or an option name; None where they name none.
+        """Return the way that variables or an option name; None if they name none.
 
         Args:
             environment: Variables of the driver.
@@ -99,7 +99,7 @@ def open_session(way: Way | None) -> AioSession:
     """Return a session of the SDK on this node, which finds and renews credentials.
 
     Args:
-        way: The driver's way; None: it has none.
+        way: Way of the driver; None: it has none.
     """
     session = AioSession()
     has_own = any(os.environ.get(name) for name in _OWN_WAY)
@@ -119,7 +119,7 @@ def open_session(way: Way | None) -> AioSession:
 
 
 def _make_web_identity(session: AioSession, way: Way) -> AioAssumeRoleWithWebIdentityProvider:
-    """Return a provider that assumes a role by a token file, as if variables here named them."""
+    """Return a provider that assumes a role by a token file, as if variables named both here."""
     profile = {
         "role_arn": way.role_arn,
         "role_session_name": way.role_session_name,
@@ -154,7 +154,7 @@ def find_end(error: BaseException) -> str | None:
 
 
 def find_lack(error: BaseException) -> str | None:
-    """Return which credentials a node lacks if an error says so; None for other errors."""
+    """Return the credentials that a node lacks if an error says so; None for other errors."""
     lacks = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
     return str(error) if isinstance(error, lacks) else None
 

@@ -1,4 +1,4 @@
-"""s3fs with keys that are names and nothing else, and with clear errors when credentials end.
+"""s3fs with keys taken literally, and with clear errors when credentials end.
 
 It takes a while to load s3fs, so this module is imported only when a bucket is opened.
 """
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from aiobotocore.session import AioSession
 
 _SILENT = (HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN)
-"""Answers to HEAD that may mean that the credentials ended; they have no text that would say so."""
+"""Answers to HEAD that may mean that the credentials ended; they have no text to tell."""
 
 
 class PlainS3FileSystem(S3FileSystem):
-    """An S3 file system in whose paths only the first slash has a meaning.
+    """An S3 file system whose paths are a bucket, a slash and a literal key.
 
     s3fs cuts `?versionId=` and the rest from a key, although keys may have those characters: it
     would read `a.png` in place of the object `a.png?versionId=1`.
@@ -40,7 +40,7 @@ class PlainS3FileSystem(S3FileSystem):
     Args:
         *args: Same as for s3fs.
         way: The driver's way to credentials; None: it has none.
-        ca_bundle: Certificates by which the store is known; None: those that the SDK finds here.
+        ca_bundle: Certificates to verify the store with; None: those that the SDK finds here.
         **kwargs: Same as for s3fs.
     """
 
@@ -73,7 +73,7 @@ class PlainS3FileSystem(S3FileSystem):
         refresh: bool = False,
         kwargs: dict[str, Any] | None = None,  # noqa: ARG002 (s3fs has it)
     ) -> AioBaseClient:
-        """Connect to the store with a session that knows the way to credentials."""
+        """Connect to the store with a session that uses the way to credentials."""
         if self.session is None or refresh:
             self.session = open_session(self._way)
             self._session_is_owned = False
@@ -119,7 +119,7 @@ class PlainS3FileSystem(S3FileSystem):
             raise
 
     async def _ask_why(self, bucket: str) -> Exception | None:
-        """Return the error of a listing, which tells why a store refuses requests, unlike HEAD."""
+        """Return the error of a listing, which unlike HEAD states why a store refuses requests."""
         try:
             await super()._call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
         except Exception as error:
@@ -127,7 +127,7 @@ class PlainS3FileSystem(S3FileSystem):
         return None
 
     async def _renew(self, held: AioSession) -> bool:
-        """Connect again if somebody renewed the credentials, for instance in a shared file.
+        """Connect again if the credentials were renewed, for instance in a shared file.
 
         The SDK renews those of roles and identities by itself, but reads a file only once.
 
@@ -141,11 +141,11 @@ class PlainS3FileSystem(S3FileSystem):
             return False
         async with self._renewing:
             if self.session is not held:
-                return True  # another request has done it
+                return True  # another request has reconnected
             try:
                 before = await freeze_credentials(held)
                 after = await freeze_credentials(open_session(self._way))
-            except Exception:  # there is no way to credentials, as the first error says
+            except Exception:  # no way to credentials, as the first error says
                 return False
             if after is None or after == before:
                 return False

@@ -1,6 +1,6 @@
 """Settings of S3 from the driver's variables and files, which travel to nodes.
 
-A node fills in what the driver leaves open: by its own variables and files, or its machine's role.
+A node fills in what the driver leaves open from its own variables, files, or machine role.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from unet_ray.storage.temporary import temporary_prefix
 from unet_ray.store_options import StoreOptions
 
 _CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
-"""Settings of the SDK for stores that do not know its newer checksums."""
+"""Settings of the SDK for stores that do not support its newer checksums."""
 
 
 @dataclass(frozen=True)
 class CaBundle:
-    """Certificates by which a store is known. Their text travels, so that nodes need no file."""
+    """Certificates to verify a store with. Their text travels, so nodes need no file."""
 
     digest: str
     """SHA-256 of the text, as hex."""
@@ -98,7 +98,7 @@ def _find_settings(wanted: StoreOptions, variables: tuple[tuple[str, str], ...])
         or environment.get("AWS_ENDPOINT_URL")
         or profile.get("endpoint_url")
     )
-    is_plain = endpoint is not None and endpoint.startswith("http://")  # knows no certificates
+    is_plain = endpoint is not None and endpoint.startswith("http://")  # has no certificates
     config = _find_config(
         wanted=wanted, environment=environment, profile=profile, endpoint=endpoint, region=region
     )
@@ -120,7 +120,7 @@ def _find_config(
     endpoint: str | None,
     region: str | None,
 ) -> dict[str, Any]:
-    """Return what goes into the SDK's `Config`."""
+    """Return the arguments of the SDK's `Config`."""
     config: dict[str, Any] = {}
     for name in _CHECKSUMS:
         value = environment.get(f"AWS_{name.upper()}") or profile.get(name)

@@ -1,1 +1,1 @@
-"""The part of a training that runs in each worker of Ray Train; `loop` is read first."""
+"""The part of a training that runs in each worker of Ray Train; read `loop` first."""

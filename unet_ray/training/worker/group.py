@@ -39,5 +39,5 @@ class WorkerGroup:
         return self.rank == 0
 
     def add_up(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Add an array up over all workers; all of them call this together."""
+        """Sum an array over all workers; all of them must call this together."""
         return np.asarray(summed(torch.from_numpy(values).to(self.device)).cpu().numpy())

@@ -1,7 +1,7 @@
 """The loop of a Ray Train worker, from the last checkpoint to the last epoch.
 
-Each worker takes its share of the crops and of the validation images. What decides how the training
-goes on is added up over all workers, so that they decide alike.
+Each worker takes its share of the crops and of the validation images. Values that decide how the
+training continues are summed over all workers, so that all decide alike.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _make_validation(settings: WorkerSettings, group: WorkerGroup) -> Validation
 
 
 def _describe_start(settings: WorkerSettings, group: WorkerGroup, progress: Progress) -> list[str]:
-    """Return the lines that a training, or a part of one, begins with."""
+    """Return the lines to show when a training starts or resumes."""
     crops_per_step = settings.config.batch_size * group.size
     steps = -(-settings.setup.crops_per_epoch // crops_per_step)
     lines = [
@@ -99,7 +99,7 @@ def _describe_start(settings: WorkerSettings, group: WorkerGroup, progress: Prog
 
 
 def _is_finished(config: TrainConfig, progress: Progress, post: Callable[[str], None]) -> bool:
-    """Tell whether all epochs are done, or the last ones brought no gain, which is posted."""
+    """Return whether all epochs are done, or --patience has run out, which is posted."""
     patience = config.patience
     if patience and progress.epochs and progress.epochs_without_gain >= patience:
         post(
@@ -154,14 +154,14 @@ def _make_record(
 def _describe_epoch(
     config: TrainConfig, crops_per_epoch: int, record: EpochRecord, is_best: bool
 ) -> str:
-    """Return the line of an epoch, with the time that the others will take."""
+    """Return the line of an epoch, with the time that the remaining epochs will take."""
     epochs_left = config.epochs - record.epoch
     eta_s = epochs_left * (crops_per_epoch / record.crops_per_s + record.validation_s)
     return epoch_line(record, config.epochs, eta_s, is_best and record.score is not None)
 
 
 def _explain(settings: WorkerSettings, progress: Progress, error: NotLearningError) -> str:
-    """Return why a training cannot go on, what is saved of it, and what may help."""
+    """Return why a training cannot go on, what was saved, and what may help."""
     saved = progress.epochs
     state = (
         f"the last good checkpoint is of epoch {saved}"

@@ -1,4 +1,4 @@
-"""The state of a training in a worker: how it comes from a checkpoint, and into the next one."""
+"""The state of a training in a worker: restoring it from a checkpoint, and saving it to one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from unet_ray.training.worker.settings import WorkerSettings
 
 @dataclass
 class TrainingState:
-    """Network of a worker, and how far it has come."""
+    """Network of a worker, and the progress of its training."""
 
     learner: Learner
     """Network and optimizer."""
@@ -47,14 +47,14 @@ class TrainingState:
 
 
 def restore_state(settings: WorkerSettings, group: WorkerGroup) -> TrainingState:
-    """Return the state of the last checkpoint; without one, that of a training that begins.
+    """Return the state of the last checkpoint, or a new state if there is none.
 
     Args:
         settings: Settings of the training.
         group: The workers.
 
     Raises:
-        InputError: Weights that do not fit the network, or are not all finite.
+        InputError: The weights do not fit the network, or are not all finite.
     """
     network, checkpoint = settings.setup.network, ray.train.get_checkpoint()
     if checkpoint is None:

@@ -1,1 +1,1 @@
-"""Parts that several formats share: streams, shapes, features, images that are listed twice."""
+"""Code shared by several formats: streams, shapes, features, images that are listed twice."""

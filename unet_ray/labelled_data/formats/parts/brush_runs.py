@@ -1,7 +1,7 @@
 """Run lengths of Label Studio's brush.
 
-The code is `rle-pack` of thi.ng/umbrella. `label_studio_sdk.converter.brush.decode_rle` reads it as
-well, but that package depends on OpenCV, pandas, NLTK and some twenty others. The code is a stream
+The code is `rle-pack` of thi.ng/umbrella. `label_studio_sdk.converter.brush.decode_rle` reads it
+too, but that package depends on OpenCV, pandas, NLTK and about twenty others. The code is a stream
 of bits, the highest bit of a byte first:
 
     32 bits   number of values, 4 (red, green, blue, alpha) for each pixel, row by row
@@ -32,7 +32,7 @@ def decode_brush(data: bytes, height: int, width: int) -> NDArray[np.bool_]:
     """Return the pixels of an image that a brush covered, even in part; HW.
 
     Raises:
-        ValueError: The data are no run lengths for an image of this size.
+        ValueError: The data are not run lengths for an image of this size.
     """
     pixels = height * width
     if pixels > MAX_ARRAY_PIXELS:

@@ -1,4 +1,4 @@
-"""Outlines and boxes of tools in which a box is not always an object of its own."""
+"""Outlines and boxes of tools in which a box need not be a separate object."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from unet_ray.labelled_data.formats.parts.shapes import NO_OUTLINE
 _UNNAMED = "object"
 """Category of all objects of a file without labels."""
 _MOST_PX = 1e9
-"""Number that no coordinate reaches (px)."""
+"""Upper limit of coordinates (px)."""
 _SAME_BOX = 0.5
-"""Overlap (intersection over union) above which a box is that of an outline."""
+"""IoU above which a box is taken as the bounding box of an outline."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class DrawnShape:
     """Its category; None if it has none."""
     parts: Sequence[Polygon | Runs]
     is_box: bool = False
-    """True if it is a box, which says where an object is, but not which pixels belong to it."""
+    """True for a box, which locates an object but does not say which pixels belong to it."""
     is_ignored: bool = False
     """True if its pixels are not counted."""
     error: str | None = None
@@ -43,11 +43,11 @@ class DrawnShape:
 class ShapeCollector:
     """Adds the shapes of images to a builder, and decides what boxes mean.
 
-    A box around an outline with the same label repeats what the outline says, and is left out.
-    Other boxes hold an object, but also pixels beside it: their pixels are not counted.
+    A box around an outline with the same label adds nothing to the outline, and is left out. Other
+    boxes contain an object, but also pixels beside it, so their pixels are not counted.
 
     Args:
-        builder: Where categories, objects and counts go.
+        builder: Receives categories, objects and counts.
     """
 
     def __init__(self, builder: AnnotationsBuilder) -> None:
@@ -84,7 +84,7 @@ class ShapeCollector:
             self._add_object(image, box, category, is_ignored=True)
 
     def finish(self, remedy: str) -> None:
-        """Decide what depends on the shapes of all images.
+        """Settle the decisions that need the shapes of all images.
 
         Args:
             remedy: What to do in the tool instead of drawing boxes.
@@ -122,7 +122,7 @@ def to_number(value: object) -> float:
     """Return a number of a label file.
 
     Raises:
-        ValueError: It is not a number, or too large for a coordinate.
+        ValueError: The value is not a number, or is too large for a coordinate.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{shorten(value)} where a number must be")
@@ -224,7 +224,7 @@ def _measure(shape: DrawnShape) -> NDArray[np.float64]:
 
 
 def _is_among(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    """Tell whether a box is nearly the same as one of others, (n, 4)."""
+    """Tell whether a box is nearly the same as one of the others, (n, 4)."""
     if not len(others):
         return False
     low = np.maximum(others[:, :2], box[:2])

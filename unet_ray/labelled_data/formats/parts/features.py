@@ -1,7 +1,7 @@
 """Features of vector files: polygons with properties, one of which names the class.
 
-GeoJSON, GeoPackage and GeoParquet files hold the same thing in three formats. Here their features
-become objects. The property that names the class is chosen by its values in all features, so that
+GeoJSON, GeoPackage and GeoParquet files hold the same content in three formats. Here their features
+become objects. The property that names the class is chosen by its values in all features, so
 classes are known only at the end of a file.
 """
 
@@ -33,7 +33,7 @@ _CLASS_PROPERTIES = (
     *("classification", "type", "name", "class_id", "classid", "label_id"),
     *("category_id", "type_id"),
 )
-"""Properties that may name the class, lower case; if several say the same, the first one does."""
+"""Properties that may name the class, lower case; if several are equivalent, the first counts."""
 _OTHER_PROPERTIES = (
     *("id", "fid", "ogc_fid", "gid", "objectid", "uuid", "uid", "index", "region_id", "osm_id"),
     *("area", "shape_area", "area_m2", "perimeter", "length", "shape_leng", "shape_length"),
@@ -54,7 +54,7 @@ _MOST_PROPERTIES = 1000
 _LONGEST_NAME = 200
 """Longest name of a class (characters)."""
 _FEW_VALUES = 8
-"""Number of values of a property up to which they are not taken for ids of features."""
+"""Largest number of values of a property that are never taken for ids of features."""
 FILE_CRS = ""
 """Stands for the coordinate system that the file states for all features."""
 
@@ -72,7 +72,7 @@ class _Column:
     """First value that cannot be a class: a fraction, a list."""
 
     def add(self, row: int, value: object) -> None:
-        """Note the value of a feature, unless it is empty."""
+        """Add the value of a feature, unless it is empty."""
         known = _read_value(value)
         if known is None:
             return
@@ -158,13 +158,13 @@ class _Feature:
 
 
 class FeatureCollector:
-    """Collects the features of a file, and makes objects of them once all are there.
+    """Collects the features of a file, and turns them into objects when all are known.
 
     Args:
         builder: Receives images, classes, objects and counts.
         name: Path of the file. Features that do not name an image get one without a name, whose
-            `places` hold the path without its suffix: if coordinates are pixels, it identifies the
-            image.
+            `places` hold the path without its suffix. If coordinates are pixels, that path
+            identifies the image.
     """
 
     def __init__(self, builder: AnnotationsBuilder, name: str) -> None:
@@ -254,7 +254,7 @@ class FeatureCollector:
             crs: Coordinate system of the file, as `IMAGES` has it: None for pixels.
             image_uri: Image that the file names, if it does.
             class_property: Property that names the class in files of this kind, if it occurs.
-            is_upwards: True if y runs upwards from 0 at the upper edge of an image, in pixels.
+            is_upwards: True if y is in pixels and increases upwards from 0 at the upper edge.
 
         Raises:
             LabelError: It is not clear which property names the class.
@@ -268,7 +268,7 @@ class FeatureCollector:
                 uri=uri or image_uri,
                 crs=crs if given == FILE_CRS else given,
             )
-        if not self._images:  # a file without features says that its image has no objects
+        if not self._images:  # a file without features means that its image has no objects
             places = [] if image_uri else [self._stem]
             self._builder.add_image(image_uri or "", places=places, uri=image_uri, crs=crs)
         column = self._choose_class(class_property)
@@ -316,7 +316,7 @@ class FeatureCollector:
     def _find_ids(self, column: _Column) -> dict[int, int]:
         """Return number of a value → class id; empty if there are no ids.
 
-        The id is the value itself, or that of another property that says the same.
+        The id is the value itself, or the value of an equivalent property.
         """
         candidates = [column]
         for name, other in self._columns.items():
@@ -366,7 +366,7 @@ class FeatureCollector:
         return None
 
     def _choose_named(self, named: dict[str, _Column]) -> _Column:
-        """Return the property that names the class, among those whose names say that they may."""
+        """Return the property that names the class, among those with a usual name."""
         order = sorted(named, key=lambda name: _CLASS_PROPERTIES.index(_fold(name)))
         order.sort(key=lambda name: not named[name].has_texts)  # numbers come last
         first = named[order[0]]
@@ -444,7 +444,7 @@ def count_other(kind: str, builder: AnnotationsBuilder) -> None:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tell whether a value is text that is not empty and can be written."""
+    """Tell whether a value is text that is not empty and can be written as UTF-8."""
     return isinstance(value, str) and bool(value) and is_utf8(value)
 
 
@@ -469,7 +469,7 @@ def _is_geometry_type(name: str, column: _Column) -> bool:
 
 
 def _may_tell_apart(name: str, column: _Column) -> bool:
-    """Tell whether a property without a usual name may be the class: it has several values."""
+    """Tell whether a property without a usual name may be the class, as it has several values."""
     has_own_values = len(column.codes) == len(column.rows)
     is_number = _fold(name) in _OTHER_PROPERTIES and has_own_values
     return len(column.codes) > 1 and not is_number

@@ -1,7 +1,7 @@
 """Reader of JSON files of any size, one element of their outermost lists at a time.
 
-Label files may have gigabytes. `json.load` takes ten times their size in memory; here memory grows
-with the largest element only. The scanner is that of Python's `json`.
+Label files may have gigabytes. `json.load` takes ten times their size in memory; here memory
+depends only on the largest element. The scanner is that of Python's `json`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _PIECE = 2**20
 _MOST_CHARACTERS = 2**27
 """Longest element of a list, or value that is not a list (characters)."""
 _CUT_OFF = 16
-"""Characters before the end of the text read so far in which an error may only mean that the text
-goes on."""
+"""Number of characters at the end of the text read so far in which an error may just mean that the
+text continues."""
 _SPACE = " \t\n\r"
 _SCAN = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True)
 class Element:
-    """A value of the outermost object of a JSON file; of a value that is a list, an element of it.
+    """A value of the outermost object of a JSON file or, if the value is a list, one element of it.
 
     If the outermost value is a list, its elements are those of a list with an empty key.
     """
@@ -54,7 +54,7 @@ def read_elements(file: BinaryIO) -> Iterator[Element]:
         file: The file; it may begin with a byte order mark.
 
     Raises:
-        LabelError: It is not such a file; the text names line and column.
+        LabelError: The file has another form; the text names line and column.
     """
     text = _Text(file)
     opening = text.peek()
@@ -63,7 +63,7 @@ def read_elements(file: BinaryIO) -> Iterator[Element]:
     elif opening == "{":
         yield from _read_object(text)
     else:
-        raise LabelError("no JSON: it begins with neither { nor [")
+        raise LabelError("not JSON: it begins with neither { nor [")
     if text.peek():
         raise text.error("text after the end of the JSON")
 
@@ -105,7 +105,7 @@ def _read_list(text: _Text, key: str) -> Iterator[Element]:
 
 
 class _Text:
-    """The text of a file from the position that was reached; the text before it is forgotten."""
+    """The text of a file from the current position; the text before it is discarded."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -150,7 +150,7 @@ class _Text:
                 raise self.error("it is nested too deeply") from None
             except ValueError as error:  # a number of thousands of digits
                 raise self.error(str(error).partition(";")[0]) from None
-            # a number may go on in the text that was not read yet: 2 may be 2.5 or 2e-5
+            # a number may continue in unread text: 2 may be 2.5 or 2e-5
             if end > len(self._held) - _CUT_OFF and self._read(_PIECE):
                 continue
             self._at = end
@@ -161,7 +161,7 @@ class _Text:
 
         Args:
             message: What is wrong.
-            at: Position of the fault in the text that is held; None: the one that was reached.
+            at: Position of the fault in the text that is held; None: the current one.
         """
         line, column = self._locate(self._at if at is None else at)
         return LabelError(f"line {line}, column {column}: {message}")
@@ -175,7 +175,7 @@ class _Text:
         return self._line, self._column + len(before)
 
     def _read(self, size: int) -> bool:
-        """Read on; return False at the end of the file."""
+        """Read more text; return False at the end of the file."""
         if self._is_whole:
             return False
         try:

@@ -11,7 +11,7 @@ from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image where it was listed with its labels, or else first."""
+    """An image at the place that lists its labels, or else at its first place."""
 
     row: int
     """Its row in the builder."""
@@ -22,7 +22,7 @@ class _Entry:
 
 
 class KnownImages:
-    """Tells images that are listed again from new ones.
+    """Distinguishes images that are listed again from new ones.
 
     Args:
         builder: Builder that holds the rows of the images, and receives counts.
@@ -35,16 +35,16 @@ class KnownImages:
     def find_row(
         self, key: Hashable, *, name: str, where: str, labels: int | None
     ) -> tuple[int, bool]:
-        """Return the row of an image in the builder, and whether its labels are still to be added.
+        """Return the row of an image in the builder, and whether its labels must be added.
 
         Args:
-            key: Key by which images are told apart: name, folder, size.
+            key: Key that distinguishes images: name, folder, size.
             name: Name of the image, for messages.
             where: Its place in the file, for messages.
             labels: Hash of its labels; None if it has none.
 
         Raises:
-            LabelError: It was listed before, with other labels.
+            LabelError: The image was listed before, with other labels.
         """
         before = self._entries.get(key)
         if before is None:

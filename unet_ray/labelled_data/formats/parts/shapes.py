@@ -1,4 +1,4 @@
-"""Shapes as people draw them in labelling tools: corners, circles, masks, groups, background."""
+"""Shapes as drawn in labelling tools: corners, circles, masks, groups, background."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from unet_ray.text import is_utf8
 FEW_POINTS = "outlines of fewer than three points"
 NO_OUTLINE = "boxes without an outline: their pixels are not counted"
 CROWDS = "crowds: their pixels are not counted"
-"""Texts of what is left out, the same in all formats."""
+"""Texts about content that is left out, the same in all formats."""
 _LARGEST_GAP_PX = 0.05
-"""Largest distance between a circle and the outline that stands for it (px)."""
+"""Largest distance between a circle and the outline that approximates it (px)."""
 _MOST_CORNERS = 2048
 """Largest number of corners of the outline of a circle."""
 _FEWEST_CORNERS = 16
@@ -55,7 +55,7 @@ class Shape:
     is_background: bool = False
     """True if it is not an object, but background."""
     cuts: bool = False
-    """True if it takes its pixels away from the shapes below it."""
+    """True if it removes its pixels from the shapes below it."""
     error: str | None = None
     """Why it cannot be drawn."""
 
@@ -82,7 +82,7 @@ class Shape:
         return bool((first < other_end).all() and (other_first < end).all())
 
     def cut(self, above: Shape) -> Shape:
-        """Return the shape without the pixels that a shape above takes away from it."""
+        """Return the shape without the pixels that a shape above removes."""
         if (self.is_ignored and above.is_ignored) or not self.may_touch(above):
             return self
         holes = [part.outer for part in above.parts if isinstance(part, Polygon)]
@@ -105,13 +105,13 @@ def read_document(
     Args:
         file: The file.
         key: Key of the list.
-        others: Keys of the other values; the rest, such as an embedded image, is forgotten.
+        others: Keys of the other values; the rest, such as an embedded image, is discarded.
 
     Returns:
-        Place in the file and content of each shape, and the other values that are there.
+        Place in the file and content of each shape, and the other values that exist.
 
     Raises:
-        LabelError: It does not have such a list.
+        LabelError: The file does not have such a list.
     """
     entries: list[tuple[str, dict[str, Any]]] = []
     values: dict[str, Any] = {}
@@ -137,7 +137,7 @@ def add_shapes(builder: AnnotationsBuilder, image: int, shapes: Iterable[Shape])
     """Add shapes to an image as objects.
 
     Args:
-        builder: Where they go.
+        builder: Receives the objects.
         image: Row of the image.
         shapes: Shapes in the order in which they are drawn.
     """
@@ -157,7 +157,7 @@ def read_corners(value: object) -> list[float]:
     """Return the corners of a list of points `[x, y]`, x and y in turn.
 
     Raises:
-        ValueError: It is not such a list, or a number is not finite.
+        ValueError: The value is not such a list, or a number is not finite.
     """
     if not isinstance(value, list):
         raise ValueError(f"corners of {shorten(value)}; give a list of [x, y]")
@@ -206,7 +206,7 @@ def outline_ellipse(
 
 
 def read_base64(text: object) -> bytes:
-    """Return the bytes that a text in base64 holds; raise ValueError if it is not such a text."""
+    """Decode a base64 text; raise ValueError if the value is not such a text."""
     if not isinstance(text, str) or not text:
         raise ValueError(f"a mask of {shorten(text)}; give a PNG as base64")
     _, _, code = text.rpartition("base64,")
@@ -219,10 +219,10 @@ def read_base64(text: object) -> bytes:
 def read_png_mask(data: bytes) -> NDArray[np.bool_]:
     """Return the mask that a PNG holds; HW.
 
-    Its pixels are those that are not transparent or, in a PNG without transparency, not 0.
+    It holds the pixels that are not transparent or, in a PNG without transparency, not 0.
 
     Raises:
-        ValueError: It is not a PNG, or has colours and alpha that contradict each other.
+        ValueError: The data are not a PNG, or its colours and alpha contradict each other.
     """
     try:
         with mapped_errors(), Image.open(BytesIO(data), formats=("PNG",)) as image:
@@ -244,7 +244,7 @@ def read_png_mask(data: bytes) -> NDArray[np.bool_]:
 
 
 def prepare_masks() -> None:
-    """Load whatever reading a PNG needs: later, the child process cannot open files."""
+    """Load in advance what reading a PNG needs: the child process cannot open files later."""
     for mode in ("1", "L", "P", "RGB", "RGBA", "I;16"):
         file = BytesIO()
         Image.new(mode, (2, 2)).save(file, "PNG")
@@ -257,7 +257,7 @@ def prepare_masks() -> None:
 def place_mask(
     mask_hw: NDArray[np.bool_], left: int, top: int, size: tuple[int, int] | None
 ) -> Runs:
-    """Return a mask as run lengths; the part outside of the image is cut off.
+    """Return a mask as run lengths, clipped to the image.
 
     Args:
         mask_hw: The mask.
@@ -266,7 +266,7 @@ def place_mask(
         size: Width and height of the image (px), if they are known.
 
     Raises:
-        ValueError: It lies outside of the image.
+        ValueError: The mask lies outside the image.
     """
     width, height = size or (2**31 - 1, 2**31 - 1)
     rows = slice(max(-top, 0), max(height - top, 0))
@@ -338,7 +338,7 @@ def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
 
 
 def _cut(shapes: Iterable[Shape]) -> list[Shape]:
-    """Return the shapes that are objects, without the pixels that later shapes take from them."""
+    """Return the shapes that are objects, without the pixels that later shapes remove."""
     found: list[Shape] = []
     for shape in shapes:
         if shape.cuts:
@@ -349,7 +349,7 @@ def _cut(shapes: Iterable[Shape]) -> list[Shape]:
 
 
 def _join_groups(shapes: Iterable[Shape], builder: AnnotationsBuilder) -> list[Shape]:
-    """Return the objects that shapes form, each in the place of its first shape."""
+    """Return the objects that shapes form, each at the position of its first shape."""
     drawn = list(shapes)
     objects: list[Shape] = []
     place_of: dict[object, int] = {}

@@ -52,7 +52,7 @@ def read_children(file: BinaryIO, root: str) -> Iterator[Node]:
         root: Tag that the root must have.
 
     Raises:
-        LabelError: It is not such a file; the text names line and column.
+        LabelError: The file has another form; the text names line and column.
     """
     tree = _Tree(root)
     is_end = False
