@@ -1,4 +1,19 @@
-"""The plan of a segmentation run: the images of an archive that the ledger does not have yet."""
+"""The plan of a segmentation run: the images of an archive that the ledger does not have yet.
+
+It is made by views and tables of a database, one from another:
+
+    files          files of the archive, as listed
+    archive        the same, with the columns of PLAN
+    open_files     without those of `left_out` and `left_out_stacks`, and without archived ones
+    open_images    with the pages of a TIFF stack (`pages`) in place of its file
+    plan           the first of them, if there is a --limit
+    remaining      without those whose rows were taken over, because their bytes are the same
+
+    done, failed   images of the ledger (`tables.ledger`): successful, and failed
+    valid          those of `done` that need not be read again
+    failed_only    those of `failed` that are not in `valid`
+    left_out       both; only `valid` with --retry-failed
+"""
 
 from __future__ import annotations
 
@@ -61,7 +76,7 @@ _HEADERS = 1024
 class Plan:
     """Images that a run has to do, and how many it leaves out.
 
-    The images are the view `plan` of the database, with the columns of `PLAN`.
+    The images are the view `remaining` of the database, with the columns of `PLAN`.
     """
 
     database: Workspace

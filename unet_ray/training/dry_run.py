@@ -68,17 +68,19 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
     output.check_writable()
     connect(ray_address)
     channels = choose_channels(config, initial, None)
-    statistics, held = compute_both(training, validation, channels, count_objects=True)
-    task = set_up_training(
+    statistics, validation_statistics = compute_both(
+        training, validation, channels, count_objects=True
+    )
+    setup = set_up_training(
         config=config,
         labelled=training,
         statistics=statistics,
-        validation=held,
+        validation=validation_statistics,
         initial=initial,
         before=None,
         split=split,
     )
-    labelling = task.decisions.labelling
+    labelling = setup.decisions.labelling
     output.write(LABELS_PICTURE, draw_labels(statistics, labelling))
     num_usable = len(statistics.usable)
     return DryRunResult(
@@ -87,9 +89,9 @@ def look_at_labels(config: TrainConfig, ray_address: str = "local") -> DryRunRes
         labelling=labelling,
         how=_say_how(config, training),
         classes=tuple(summarise_classes(statistics, labelling)),
-        learnt=num_usable if held else num_usable - len(task.validation),
-        validation=tuple(uri for _, uri in task.validation),
-        sides=describe_sides(task.decisions) if split.grouping else None,
+        learnt=num_usable if validation_statistics else num_usable - len(setup.validation),
+        validation=tuple(uri for _, uri in setup.validation),
+        sides=describe_sides(setup.decisions) if split.grouping else None,
         picture=output.uri_of(LABELS_PICTURE),
     )
 

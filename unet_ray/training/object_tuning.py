@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unet_ray.cluster.actor_pool import PoolPlan
 from unet_ray.imaging.labels.labelling import Labelling
 from unet_ray.imaging.labels.targets import IGNORED
-from unet_ray.imaging.metrics.objects import matches_by_least
+from unet_ray.imaging.metrics.objects import matches_by_filter
 from unet_ray.imaging.regions.filter import RegionFilter
 from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.imaging.regions.run_lengths import binary_mask
@@ -30,7 +30,7 @@ METRIC = "ap50"
 all images."""
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Thresholds of the class to choose from."""
-_CORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_MARKER_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds of the markers to choose from."""
 _AS_GOOD = 2e-3
 """Difference from the best AP below which a choice always counts as equally good; with few images
@@ -39,7 +39,7 @@ _AREAS = (1, 2, 4, 7, 12, 20, 30, 45, 70, 100, 150, 200)
 """Smallest areas to choose from (px)."""
 _SCORES = (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Smallest mean probabilities to choose from."""
-_LEAST = tuple(RegionFilter(area, score) for area in _AREAS for score in _SCORES)
+_FILTERS = tuple(RegionFilter(area, score) for area in _AREAS for score in _SCORES)
 """Filters of objects to choose from."""
 
 
@@ -83,16 +83,16 @@ def _count_grid(
     """Count matches in an image for every choice of settings.
 
     Returns:
-        Counts; (classes, thresholds, marker thresholds and then no markers, _LEAST, the 3 counts of
-        `matches_by_least`).
+        Counts; (classes, thresholds, marker thresholds and then no markers, _FILTERS, the 3 counts
+        of `matches_by_filter`).
     """
     _, masks, valid = labelled
     targets = labelling.targets(masks, valid)
     classes = len(targets)
-    counts = np.zeros((classes, len(_THRESHOLDS), len(_CORES) + 1, len(_LEAST), 3))
+    counts = np.zeros((classes, len(_THRESHOLDS), len(_MARKER_THRESHOLDS) + 1, len(_FILTERS), 3))
     for index, target in enumerate(targets):
         truth, counted = labelling.objects(masks, index, valid), target != IGNORED
-        markers = [binary_mask(prob_u8_khw[classes + index], level) for level in _CORES]
+        markers = [binary_mask(prob_u8_khw[classes + index], each) for each in _MARKER_THRESHOLDS]
         for place, threshold in enumerate(_THRESHOLDS):
             mask = binary_mask(prob_u8_khw[index], threshold)
             separated = [
@@ -100,7 +100,7 @@ def _count_grid(
                 unseparated(mask),
             ]
             counts[index, place] = [
-                matches_by_least(truth, p.labels, counted, prob_u8_khw[index], _LEAST)
+                matches_by_filter(truth, p.labels, counted, prob_u8_khw[index], _FILTERS)
                 for p in separated
             ]
     return counts
@@ -117,7 +117,7 @@ def choose(counts: NDArray[np.float64]) -> tuple[ObjectRule, float, float]:
 
     Args:
         counts: Counts of one class as in `_count_grid`; (images, thresholds, marker thresholds and
-            then no markers, _LEAST, 3).
+            then no markers, _FILTERS, 3).
 
     Returns:
         The settings, the AP of their objects, and the best AP without markers.
@@ -130,16 +130,18 @@ def choose(counts: NDArray[np.float64]) -> tuple[ObjectRule, float, float]:
     behind = without.reshape(len(counts), -1)[:, best, None, None, None] - without
     images = len(counts)
     error = np.maximum(_AS_GOOD, np.sqrt((images - 1) * behind.var(0)))
-    rows, columns, least = np.nonzero(separated.flat[best] - separated <= error)
-    off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(np.array(_CORES)[columns] - 0.5)
-    first = np.lexsort((least, off.round(6)))[0]
-    at = rows[first], columns[first], least[first]
-    kept = _LEAST[at[2]]
-    chosen = ObjectRule(_THRESHOLDS[at[0]], _CORES[at[1]], kept.area, kept.score)
+    rows, columns, filters = np.nonzero(separated.flat[best] - separated <= error)
+    off = np.abs(np.array(_THRESHOLDS)[rows] - 0.5) + np.abs(
+        np.array(_MARKER_THRESHOLDS)[columns] - 0.5
+    )
+    first = np.lexsort((filters, off.round(6)))[0]
+    at = rows[first], columns[first], filters[first]
+    kept = _FILTERS[at[2]]
+    chosen = ObjectRule(_THRESHOLDS[at[0]], _MARKER_THRESHOLDS[at[1]], kept.area, kept.score)
     return chosen, float(separated[at]), float(ap[:, -1].max())
 
 
 def _average_precision(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return TP / (TP + FP + FN) from the counts of `matches_by_least`."""
+    """Return TP / (TP + FP + FN) from the counts of `matches_by_filter`."""
     matched, found, true = np.moveaxis(counts, -1, 0)
     return matched / np.maximum(1, found + true - matched)

@@ -135,11 +135,15 @@ def set_up_training(
     if not config.dry_run:
         _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
-    learnt, held = _split_images(config, labelled.names, statistics.usable, split.validation)
-    preprocessing = _choose_preprocessing(config, statistics, learnt, initial, before)
+    training_indices, validation_indices = _split_images(
+        config, labelled.names, statistics.usable, split.validation
+    )
+    preprocessing = _choose_preprocessing(config, statistics, training_indices, initial, before)
     statistics = statistics.exclude_extremes(preprocessing)
     notes += statistics.check_readable(config.max_error_rate)
-    learnt, held = _split_images(config, labelled.names, statistics.usable, split.validation)
+    training_indices, validation_indices = _split_images(
+        config, labelled.names, statistics.usable, split.validation
+    )
     if validation:
         is_drawn = statistics.drawn is not None
         _check_validation(config, labelling, is_drawn, preprocessing, validation)
@@ -148,27 +152,28 @@ def set_up_training(
         notes += validation.check_readable(config.max_error_rate)
     notes += note_separation(config, labelling, statistics, initial)
     network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
-    inputs = _settle_inputs(statistics, learnt, network, initial, before)
+    inputs = _settle_inputs(statistics, training_indices, network, initial, before)
     crops = _configure_crops(config, network)
     notes += note_small_images(statistics, crops.side) + note_missing_classes(
-        labelling, statistics, learnt, "learn from"
+        labelling, statistics, training_indices, "learn from"
     )
-    notes += note_missing_classes(labelling, statistics, held, "validate on")
-    notes += note_split(config, statistics, split, learnt, held, validation)
-    pixel_size_um = statistics.find_pixel_size(learnt)
+    notes += note_missing_classes(labelling, statistics, validation_indices, "validate on")
+    notes += note_split(config, statistics, split, training_indices, validation_indices, validation)
+    pixel_size_um = statistics.find_pixel_size(training_indices)
     _log_notes(notes, pixel_size_um)
-    sampler = _make_sampler(config, statistics, learnt, labelling, preprocessing, crops)
+    sampler = _make_sampler(config, statistics, training_indices, labelling, preprocessing, crops)
     most_workers = parse_range(config.workers, "--workers")[1]
-    held_in = validation or statistics
-    held_indices = validation.usable if validation else held
+    validation_set = validation or statistics
+    if validation:
+        validation_indices = [*validation.usable]
     return TrainingSetup(
         network=network,
         initial=adapt_weights(initial, labelling, network) if initial else None,
         sampler=sampler,
         crops_per_epoch=max(sampler.crops_per_epoch, config.batch_size * most_workers),
         shuffle_buffer=0 if statistics.decoded_once else _SHUFFLED_CROPS,
-        validation_reader=held_in.reader,
-        validation=tuple((i, held_in.facts[i].uri) for i in held_indices),
+        validation_reader=validation_set.reader,
+        validation=tuple((i, validation_set.facts[i].uri) for i in validation_indices),
         decisions=_record_decisions(labelling, preprocessing, inputs, labelled.names, split),
         pixel_size_um=pixel_size_um,
     )
@@ -197,13 +202,13 @@ def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:
 
 def _settle_inputs(
     statistics: DatasetStatistics,
-    learnt: Sequence[int],
+    training_indices: Sequence[int],
     network: UNetConfig,
     initial: Model | None,
     before: DataDecisions | None,
 ) -> InputChannels:
     """Return the channels that the network takes, and log them unless they are plain."""
-    inputs = before.inputs if before and before.inputs else statistics.find_inputs(learnt)
+    inputs = before.inputs if before and before.inputs else statistics.find_inputs(training_indices)
     if initial and inputs.count != network.in_channels:  # all images are grey
         inputs = initial.inputs
     if inputs.chosen and inputs.names != COLOURS:
@@ -220,30 +225,30 @@ def _split_images(
         InputError: No image is left to learn from.
     """
     kept_names = frozenset(kept)
-    learnt = [index for index in usable if names[index] not in kept_names]
-    held = [index for index in usable if names[index] in kept_names]
-    if not learnt:
+    training_indices = [index for index in usable if names[index] not in kept_names]
+    validation_indices = [index for index in usable if names[index] in kept_names]
+    if not training_indices:
         raise InputError(
             f"--val-fraction {config.val_fraction} of {len(names)} images leaves none "
             "to learn from; give less"
         )
-    return learnt, held
+    return training_indices, validation_indices
 
 
 def _make_sampler(
     config: TrainConfig,
     statistics: DatasetStatistics,
-    learnt: Sequence[int],
+    training_indices: Sequence[int],
     labelling: Labelling,
     preprocessing: Preprocessing,
     crops: CropConfig,
 ) -> CropSampler:
     """Return the sampler that draws crops of the images to learn from."""
-    facts = [statistics.facts[index] for index in learnt]
+    facts = [statistics.facts[index] for index in training_indices]
     counts = np.array([count_crops(fact.height, fact.width, crops.side) for fact in facts])
     return CropSampler(
         reader=statistics.reader,
-        visits=plan_visits(counts, np.array(learnt), one_by_one=statistics.decoded_once),
+        visits=plan_visits(counts, np.array(training_indices), one_by_one=statistics.decoded_once),
         labelling=labelling,
         preprocessing=preprocessing,
         config=crops,
@@ -255,7 +260,7 @@ def _make_sampler(
 def _choose_preprocessing(
     config: TrainConfig,
     statistics: DatasetStatistics,
-    learnt: Sequence[int],
+    training_indices: Sequence[int],
     initial: Model | None,
     before: DataDecisions | None,
 ) -> Preprocessing:
@@ -263,7 +268,7 @@ def _choose_preprocessing(
     if before:
         return before.preprocessing
     if initial is None:
-        return statistics.preprocessing_of(config.normalise, learnt)
+        return statistics.preprocessing_of(config.normalise, training_indices)
     statistics.check_fits(
         initial.preprocessing, f"--images {config.images} with --init-from {config.init_from}"
     )

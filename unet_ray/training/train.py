@@ -99,14 +99,14 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         settle(run_folder)
         connect(ray_address)
         channels = choose_channels(config, initial, decisions)
-        statistics, held = compute_both(
+        statistics, validation_statistics = compute_both(
             training,
             validation,
             channels,
             decode_once=True,
             more_per_px=config.plane_bytes_per_px(len(training.classes)),
         )
-        files = _list_files(training, statistics, validation, held)
+        files = _list_files(training, statistics, validation, validation_statistics)
         if before and before.files is not None:
             files = before.check_files(files, run_folder)
         elif before:
@@ -114,14 +114,22 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
                 f"{run_folder.uri}: an earlier version began this training and kept no list of its "
                 f"files; the {len(files)} files that are there now are taken for them, and listed"
             )
-        task = set_up_training(config, training, statistics, held, initial, decisions, split)
+        setup = set_up_training(
+            config,
+            training,
+            statistics,
+            validation=validation_statistics,
+            initial=initial,
+            before=decisions,
+            split=split,
+        )
         precision = before.cpu_precision if before else choose_cpu_precision(config)
-        TrainingRecord(settings, files, task.decisions, precision).write(run_folder)
-        run_folder.write(LABELS_PICTURE, draw_labels(statistics, task.decisions.labelling))
-        task = replace(task, sampler=task.sampler.store_planes())
-        result = fit(config, run_folder, task, precision)
+        TrainingRecord(settings, files, setup.decisions, precision).write(run_folder)
+        run_folder.write(LABELS_PICTURE, draw_labels(statistics, setup.decisions.labelling))
+        setup = replace(setup, sampler=setup.sampler.store_planes())
+        result = fit(config, run_folder, setup, precision)
         OutputLock.check(run_folder, run_id)
-        return _save(config, output, run_folder, task, result)
+        return _save(config, output, run_folder, setup, result)
 
 
 @contextmanager
@@ -139,11 +147,13 @@ def _list_files(
     training: LabelledSet,
     statistics: DatasetStatistics | None,
     validation: LabelledSet | None,
-    held: DatasetStatistics | None,
+    validation_statistics: DatasetStatistics | None,
 ) -> dict[str, LabelledFile]:
     """Return the files of the labelled set and of the validation set by name."""
     files = list_labelled_files(training, statistics)
-    return files | (list_labelled_files(validation, held, "val_") if validation else {})
+    return files | (
+        list_labelled_files(validation, validation_statistics, "val_") if validation else {}
+    )
 
 
 def find_training(config: TrainConfig, classes: tuple[ClassSpec, ...]) -> LabelledSet:
@@ -172,15 +182,15 @@ def find_validation(config: TrainConfig, training: LabelledSet) -> LabelledSet |
     if config.val_images is None or config.val_masks is None:
         return None
     options = replace(config.label_options(training.classes), kind=training.kind)
-    held = find_labelled(config.val_images, config.val_masks, options)
-    return cut_large_images(held, config.crop or 0)
+    labelled = find_labelled(config.val_images, config.val_masks, options)
+    return cut_large_images(labelled, config.crop or 0)
 
 
-def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
+def _tune_separation(config: TrainConfig, setup: TrainingSetup, model: Model) -> Model:
     """Choose thresholds and filters of objects on the validation images, and log the results."""
-    labelling, indices = task.sampler.labelling, [index for index, _ in task.validation]
+    labelling, indices = setup.sampler.labelling, [index for index, _ in setup.validation]
     tuned = tune_objects(
-        model, labelling, task.validation_reader, indices, plan_pool(None, config.device)
+        model, labelling, setup.validation_reader, indices, plan_pool(None, config.device)
     )
     rules, found = tuned.model.postprocessing.rules, {}
     for place, (spec, rule) in enumerate(zip(labelling.classes, rules, strict=True)):
@@ -200,32 +210,37 @@ def _tune(config: TrainConfig, task: TrainingSetup, model: Model) -> Model:
 
 
 def _save(
-    config: TrainConfig, output: Storage, run_folder: Storage, task: TrainingSetup, result: Any
+    config: TrainConfig, output: Storage, run_folder: Storage, setup: TrainingSetup, result: Any
 ) -> TrainResult:
+    """Make the model of the best checkpoint, and write it.
+
+    Its thresholds are those that suited the validation images of the best epoch. If it separates
+    touching objects, all its rules are chosen once more, by the objects that they give.
+    """
     with result.checkpoint.as_directory() as folder:
         saved = Storage.of(folder)
         weights, progress = saved.read(BEST), Progress.of_json(saved.read(PROGRESS))
-    labelling, best = task.sampler.labelling, progress.best
-    inputs = task.decisions.inputs
+    labelling, best = setup.sampler.labelling, progress.best
+    inputs = setup.decisions.inputs
     rules = tuple(
         ObjectRule(best.thresholds[spec.name], 0.5 if config.separate else None)
         for spec in labelling.classes
     )
     model = Model(
-        task.network,
+        setup.network,
         weights,
         labelling.classes,
-        task.sampler.preprocessing,
+        setup.sampler.preprocessing,
         Postprocessing(rules, STEPS if config.separate else None),
-        pixel_size_um=task.pixel_size_um,
+        pixel_size_um=setup.pixel_size_um,
         training=asdict(config) | {"labelling": asdict(labelling), "run_folder": run_folder.uri},
         metrics=asdict(best),
         versions=software_versions(),
         input_channels=inputs.chosen if inputs else None,
         image_channels=inputs.image_channels if inputs else None,
     )
-    if config.separate and task.validation:
-        model = _tune(config, task, model)
+    if config.separate and setup.validation:
+        model = _tune_separation(config, setup, model)
     save_model(model, output)
     summary = {
         "digest": model.digest,
@@ -233,7 +248,7 @@ def _save(
         "epochs": progress.epochs,
         "best": asdict(best),
     }
-    if task.decisions.groups is not None:
-        summary["split"] = describe_sides(task.decisions)
+    if setup.decisions.groups is not None:
+        summary["split"] = describe_sides(setup.decisions)
     run_folder.write("summary.json", json.dumps(summary, indent=2).encode())
     return TrainResult(model, output.uri, run_folder.uri, progress)

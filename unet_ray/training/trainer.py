@@ -47,14 +47,14 @@ def choose_cpu_precision(config: TrainConfig) -> Precision:
 
 
 def fit(
-    config: TrainConfig, run_folder: Storage, task: TrainingSetup, cpu_precision: Precision
+    config: TrainConfig, run_folder: Storage, setup: TrainingSetup, cpu_precision: Precision
 ) -> ray.train.Result:
     """Run the training on Ray Train.
 
     Args:
         config: Flags of training.
         run_folder: Run folder; training resumes from its last checkpoint.
-        task: Network, crops and validation images.
+        setup: Network, crops and validation images.
         cpu_precision: Arithmetic of workers on CPUs.
 
     Returns:
@@ -72,7 +72,7 @@ def fit(
         worker_runtime_env=None if scaling.use_gpu else REUSED_MEMORY,
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
-    settings = WorkerSettings(config, task, cpu_precision, run_folder)
+    settings = WorkerSettings(config, setup, cpu_precision, run_folder)
     with ProgressBoard(_log_lines) as board:
         make_trainer = partial(
             TorchTrainer,
@@ -80,7 +80,7 @@ def fit(
             train_loop_config={"settings": settings, "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _stream(config, run_folder, task)},
+            datasets={"crops": _stream(config, run_folder, setup)},
             dataset_config=ray.train.DataConfig(
                 execution_options=ray.data.ExecutionOptions(preserve_order=True)
             ),
@@ -150,12 +150,12 @@ def _first_cause(error: Exception) -> BaseException:
     return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
 
 
-def _stream(config: TrainConfig, run_folder: Storage, task: TrainingSetup) -> StreamFromCheckpoint:
+def _stream(config: TrainConfig, run_folder: Storage, setup: TrainingSetup) -> StreamFromCheckpoint:
     crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
     # Two steps more than needed, because splits among workers and short batches lose crops.
-    total = config.epochs * task.crops_per_epoch + 2 * crops_per_step
+    total = config.epochs * setup.crops_per_epoch + 2 * crops_per_step
     return StreamFromCheckpoint(
-        task.sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
+        setup.sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
     )
 
 

@@ -16,7 +16,7 @@ from skimage.measure import label
 from skimage.metrics import adapted_rand_error
 
 from unet_ray.imaging.metrics.boundaries import count_boundaries, find_boundary, grow
-from unet_ray.imaging.metrics.objects import IOU_PERCENT, count_objects, matches_by_least
+from unet_ray.imaging.metrics.objects import IOU_PERCENT, count_objects, matches_by_filter
 from unet_ray.imaging.regions.components import label_image
 from unet_ray.imaging.regions.filter import ANY, RegionFilter
 
@@ -115,7 +115,7 @@ def test_matches_leave_out_objects_that_the_filter_drops(
             kept[found == number] = 0
     counts = count_objects(true, kept)
     expected = counts["matched_50"], counts["found_objects"], counts["true_objects"]
-    assert matches_by_least(true, found, counted, prob_u8, [ANY, RegionFilter(area, score)])[
+    assert matches_by_filter(true, found, counted, prob_u8, [ANY, RegionFilter(area, score)])[
         1
     ].tolist() == list(expected)
 

@@ -45,7 +45,7 @@ def count_objects(
     return _count_matches(table, kept) | _count_splits(table, kept) | _count_pairs(table)
 
 
-def matches_by_least(
+def matches_by_filter(
     true_hw: NDArray[Any],
     found_hw: NDArray[Any],
     counted_hw: NDArray[np.bool_],
