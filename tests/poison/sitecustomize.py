@@ -62,13 +62,13 @@ def done_images(_output: Any, _name: Any, tables: Any, _may_commit: Any) -> list
 
 HOOKS: dict[str, Callable[[Any], None]] = {
     "unet_ray.segmentation.stages.decode": lambda module: poison(
-        module.Decode, "_decode", "decode", lambda _self, row, _data: [row["image_uri"]]
+        module.Decode, "_decode", "decode", lambda _self, record, _data: [record.source.uri]
     ),
     "unet_ray.segmentation.stages.predict": lambda module: poison(
-        module.Predict, "_predict", "predict", lambda _self, rows: rows["image_uri"].to_pylist()
+        module.Predict, "_predict", "predict", lambda _self, pixels: pixels["image_uri"].to_pylist()
     ),
     "unet_ray.segmentation.stages.measure": lambda module: poison(
-        module.Measure, "image", "measure", lambda _self, row, _prob: [row["image_uri"]]
+        module.Measure, "image", "measure", lambda _self, record, _prob: [record.source.uri]
     ),
     "unet_ray.segmentation.shard_writer": lambda module: poison(
         module, "write_shard", "write", done_images
