@@ -15,6 +15,7 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.imaging.channels import ChosenChannels
 from unet_ray.segmentation.shard_writer import Shards
+from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.segmentation.unchanged import KNOWN, TakeOver
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.lock import OutputLock
@@ -58,7 +59,7 @@ def test_an_image_that_cannot_be_read_in_time_is_left_and_each_one_is_told(
             access=access,
             check_etags=False,
             channels=ChosenChannels(("0",)),
-            shards=Shards(output, "2026-01-02", RUN),
+            shards=Shards(output, "2026-01-02", RunStamp(RUN, "m" * 64, "c")),
             at=datetime.now(UTC),
             read_s=8.0,
         )

@@ -8,8 +8,7 @@ import pyarrow as pa
 from tests.builders import make_record
 from unet_ray.errors import ImageError
 from unet_ray.flags import ClassSpec
-from unet_ray.imaging.regions.filter import ANY
-from unet_ray.imaging.regions.postprocessing import Postprocessing
+from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing
 from unet_ray.segmentation.stages.columns import (
     MASK_ROWS,
     REGION_ROWS,
@@ -25,7 +24,7 @@ from unet_ray.tables.schemas import SCHEMAS
 
 STAMP = RunStamp("run", "model", "config")
 MEASURE = Measure(
-    (ClassSpec(1, "cell"), ClassSpec(2, "fibre")), Postprocessing((0.5,) * 2, (ANY,) * 2)
+    (ClassSpec(1, "cell"), ClassSpec(2, "fibre")), Postprocessing((ObjectRule(), ObjectRule()))
 )
 
 
