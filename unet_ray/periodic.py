@@ -33,6 +33,7 @@ def every(
     ended = threading.Event()
 
     def repeat() -> None:
+        """Call the function once in each interval until the block ends."""
         message = ""
         while not ended.wait(interval_s):
             message = call(message)

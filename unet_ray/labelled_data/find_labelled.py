@@ -170,10 +170,7 @@ def _find_in_label_files(
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
     kind = drawing.labelling.kind
     _check_any_object(drawing, named)
-    if options.kind not in (None, kind):
-        raise InputError(
-            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
-        )
+    _check_kind(kind, named, options)
     rows = annotations.images.to_pylist()
     if not rows:
         raise InputError(f"{named} names no image; give the label files of the images")
@@ -214,6 +211,14 @@ def _find_in_label_files(
         notes=tuple(notes),
         orphans=tuple(orphans),
     )
+
+
+def _check_kind(kind: str, named: str, options: LabelOptions) -> None:
+    """Raise InputError if --mask-kind says another kind than that of the drawn masks."""
+    if options.kind not in (None, kind):
+        raise InputError(
+            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
+        )
 
 
 def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:

@@ -174,6 +174,7 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> ray
     visits_per_task = max(1, int(_BLOCK_BYTES / (sampler.crop_bytes * crops_per_visit)))
 
     def cut(batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
+        """Return the crops of the visits of a batch."""
         mine: CropSampler = ray.get(shared)
         crops = list[dict[str, NDArray[Any]]]()
         for ordinal in batch["id"].tolist():

@@ -121,11 +121,7 @@ def set_up_training(
     """
     statistics.check_readable(config.max_error_rate)
     notes = [*labelled.notes, *statistics.check_types()]
-    if not statistics.usable:
-        raise InputError(
-            f"--images {config.images}: no labelled image can be read; "
-            f"the first: {statistics.facts[0].error}"
-        )
+    _check_any_usable(config, statistics)
     labelling, more = interpret_masks(
         config, labelled, statistics, before.labelling if before else None
     )
@@ -135,14 +131,13 @@ def set_up_training(
     if not config.dry_run:
         _log_labelling(labelling, statistics)
     check_metric(config.best_by, [c.name for c in labelling.classes])
-    training_indices, validation_indices = _split_images(
-        config, labelled.names, statistics.usable, split.validation
-    )
+    # Images with extreme samples are known only by the range that the images to learn from have.
+    training_indices, _ = _split_images(config, labelled.names, statistics.usable, split)
     preprocessing = _choose_preprocessing(config, statistics, training_indices, initial, before)
     statistics = statistics.exclude_extremes(preprocessing)
     notes += statistics.check_readable(config.max_error_rate)
     training_indices, validation_indices = _split_images(
-        config, labelled.names, statistics.usable, split.validation
+        config, labelled.names, statistics.usable, split
     )
     if validation:
         is_drawn = statistics.drawn is not None
@@ -216,15 +211,24 @@ def _settle_inputs(
     return inputs
 
 
+def _check_any_usable(config: TrainConfig, statistics: DatasetStatistics) -> None:
+    """Raise InputError if no labelled image can be read."""
+    if not statistics.usable:
+        raise InputError(
+            f"--images {config.images}: no labelled image can be read; "
+            f"the first: {statistics.facts[0].error}"
+        )
+
+
 def _split_images(
-    config: TrainConfig, names: Sequence[str], usable: Sequence[int], kept: Sequence[str]
+    config: TrainConfig, names: Sequence[str], usable: Sequence[int], split: Split
 ) -> tuple[list[int], list[int]]:
     """Return the indices of the images to learn from, and of those to validate on.
 
     Raises:
         InputError: No image is left to learn from.
     """
-    kept_names = frozenset(kept)
+    kept_names = frozenset(split.validation)
     training_indices = [index for index in usable if names[index] not in kept_names]
     validation_indices = [index for index in usable if names[index] in kept_names]
     if not training_indices:

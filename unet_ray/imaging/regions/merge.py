@@ -321,6 +321,7 @@ def _add_up(pieces: RegionSums, region: NDArray[np.int64]) -> RegionSums:
     def reduce_by_region(
         pick: np.ufunc, values: NDArray[np.integer[Any]], start: int = 0
     ) -> NDArray[Any]:
+        """Combine the values of the pieces of each region by a ufunc."""
         total = np.full((num_regions, *values.shape[1:]), start, values.dtype)
         pick.at(total, region, values)
         return total

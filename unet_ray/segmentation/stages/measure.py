@@ -135,6 +135,7 @@ class Measure:
         masks = []
 
         def find() -> Iterator[Regions]:
+            """Yield the regions of each class; collect the rows of the masks on the way."""
             for index, rule in enumerate(self.postprocessing.rules):
                 mask, separated = self.postprocessing.cut(index, prob_u8_khw)
                 masks.append(self.mask_row(uri, index, mask, whole))
