@@ -229,3 +229,17 @@ def test_ci_calls_the_test_command() -> None:
         r"<!-- quickstart -->\n```bash\n(.*?)\n```", README.read_text(), re.DOTALL
     )
     assert quickstart.endswith("jobs/quickstart.py")
+
+
+def test_the_benchmarks_that_are_named_can_be_run() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    named = set(re.findall(r"python -m (tests\.benchmarks\.\w+)", text))
+    scripts = {
+        f"tests.benchmarks.{file.stem}" for file in (REPOSITORY / "tests/benchmarks").glob("*.py")
+    }
+    assert named <= scripts
+    code = f"import importlib; [importlib.import_module(name) for name in {sorted(scripts)}]"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr

@@ -1,8 +1,8 @@
 """A store that answers late, compared with one that answers at once.
 
-    python tests/benchmarks/distance.py --images DIR --model MODEL --output FILE.json
+    python -m tests.benchmarks.distance --images DIR --model MODEL --output FILE.json
         [--copies 4] [--delay 0.05]
-    python tests/benchmarks/distance.py --shards 80 --output FILE.json [--other CHECKOUT]
+    python -m tests.benchmarks.distance --shards 80 --output FILE.json [--other CHECKOUT]
 
 The first form measures planning and the image rate. The second measures the commands that read
 tables, of this checkout and, in turn, of another one.

@@ -1,6 +1,6 @@
 """CPU time and memory of planning a run over TIFF files, whose headers say what they hold.
 
-    python tests/benchmarks/headers.py --output FILE.json [--files 1000000] [--pages 1]
+    python -m tests.benchmarks.headers --output FILE.json [--files 1000000] [--pages 1]
 
 The files are hard links to twenty small ones, so that they take no space; the output is new, so
 that every header is read. The benchmark measures the whole command `jobs/segment.py --dry-run` with

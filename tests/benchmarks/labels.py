@@ -1,6 +1,6 @@
 """Reading a COCO file of a million objects, against `json.load` of the same file.
 
-    python tests/benchmarks/labels.py --objects 1000000 --images 50000
+    python -m tests.benchmarks.labels --objects 1000000 --images 50000
 
 Both sides run in processes of their own, in turn; times and peak memory are of all their processes.
 """

@@ -1,6 +1,6 @@
 """Large images: speed relative to the network alone, memory, cost of seams, small ones beside them.
 
-    python tests/benchmarks/large.py --images PHOTOS --output FILE.json
+    python -m tests.benchmarks.large --images PHOTOS --output FILE.json
         [--sizes 8192,16384,30000] [--jpeg 16384]
 
 Square images are made of many photographs: a tiled TIFF of each size, each in its own run of
@@ -34,8 +34,8 @@ import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from watching import Watcher
 
+from tests.benchmarks.watching import Watcher
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.geometry import Box, read_box
@@ -249,7 +249,8 @@ class Run:
 def _network_alone(model: str, photos: Photos, environment: dict[str, str]) -> float:
     """Return kept megapixels per second of the network on inner tiles, in a process of its own."""
     found = subprocess.run(
-        [sys.executable, __file__, "--network-alone", model],
+        [sys.executable, "-m", "tests.benchmarks.large", "--network-alone", model],
+        cwd=REPOSITORY,
         input=photos.read(0, 0, 2600, 2600).tobytes(),
         capture_output=True,
         check=True,

@@ -1,6 +1,6 @@
 """Time and memory of planning a run: a ledger and a listing of the same size, at three sizes.
 
-    python tests/benchmarks/ledger.py --output FILE.json [--millions 1,3,10]
+    python -m tests.benchmarks.ledger --output FILE.json [--millions 1,3,10]
 
 The ledger has shards of 2,000 rows, as runs write them; the listing is a Parquet manifest with
 etags, so that no store is asked. Of the listed objects 1 % are new, 1 % changed, 1 % failed before,
@@ -35,7 +35,8 @@ from unet_ray.network.unet import UNet
 from unet_ray.segmentation.config import SegmentConfig
 from unet_ray.segmentation.digest import config_digest
 from unet_ray.storage.storage import Storage
-from unet_ray.tables.schemas import IMAGES, to_parquet
+from unet_ray.tables.parquet_file import to_parquet
+from unet_ray.tables.schemas import IMAGES
 
 REPOSITORY = Path(__file__).parent.parent.parent
 _SHARD = 2000

@@ -1,6 +1,6 @@
 """Fields of a plate with five channels, compared with files of the two channels that are used.
 
-    python tests/benchmarks/plates.py --output FILE.json [--fields 384] [--side 1080] [--runs 3]
+    python -m tests.benchmarks.plates --output FILE.json [--fields 384] [--side 1080] [--runs 3]
 
 The fields are OME-TIFF files of uint16, a page for each channel; the model takes two of them by
 name. The others hold the same planes as samples of one page. Both are segmented in each round, one

@@ -1,6 +1,6 @@
 """Regions of masks of 512×512 px, compared with scikit-image; and the cost of separation.
 
-    python tests/benchmarks/regions.py [--output FILE.json]
+    python -m tests.benchmarks.regions [--output FILE.json]
 
 First come discs that lie apart: labels, all measures and outlines by our functions, and by
 scikit-image's label, regionprops_table and find_contours. Then come discs most of which touch

@@ -1,6 +1,6 @@
 """Time and memory of jobs/report.py and jobs/export.py over large synthetic tables.
 
-    python tests/benchmarks/report.py --output FILE.json [--images 1000000] [--export-images 50000]
+    python -m tests.benchmarks.report --output FILE.json [--images 1000000] [--export-images 50000]
 
 The tables have three dates of a growing archive, 20 regions per image, in shards of 2,000 images as
 segmentation writes them.

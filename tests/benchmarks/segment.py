@@ -1,6 +1,6 @@
 """Speed of jobs/segment.py, compared with the network alone and other ways to do the same.
 
-    python tests/benchmarks/segment.py --images DIR --output FILE.json
+    python -m tests.benchmarks.segment --images DIR --output FILE.json
         [--device gpu] [--model MODEL] [--runs 3]
 
 On the same images and weights, alternating, each in a process of its own:
@@ -37,8 +37,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from watching import Watcher
 
+from tests.benchmarks.watching import Watcher
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.regions.postprocessing import ObjectRule, Postprocessing

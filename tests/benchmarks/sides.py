@@ -1,6 +1,6 @@
 """Other ways to segment an archive, which `segment.py` compares with the job.
 
-    python tests/benchmarks/sides.py SIDE --model MODEL --images DIR --tables DIR --events FILE
+    python -m tests.benchmarks.sides SIDE --model MODEL --images DIR --tables DIR --events FILE
         [--device gpu]
 
 Each runs in a process of its own. All use the same weights (batch normalisation folded,

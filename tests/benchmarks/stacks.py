@@ -1,6 +1,6 @@
 """Pages of a TIFF stack, compared with the same images as files: images per second of a run.
 
-    python tests/benchmarks/stacks.py --images DIR --model MODEL --output FILE.json
+    python -m tests.benchmarks.stacks --images DIR --model MODEL --output FILE.json
 
 The images' upper left 512² px are written in grey without compression: once as a file each, once as
 the pages of one stack. Both are segmented in each round, one after the other; rates are steady

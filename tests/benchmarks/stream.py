@@ -1,6 +1,6 @@
 """Speed of the stream of crops without a network, and its cost in CPU.
 
-    python tests/benchmarks/train.py --stream [--sides 512,2048,8192] [--cores 1,2] [--crop 512]
+    python -m tests.benchmarks.train --stream [--sides 512,2048,8192] [--cores 1,2] [--crop 512]
 
 The images are made here: 8-bit RGB with an id per object in their masks, discs that touch. Two
 things are measured, for plain crops, for `--separate`, and for that with border weights of 10:

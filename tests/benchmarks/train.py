@@ -1,8 +1,8 @@
 """Samples per second of one Ray Train worker, compared with a bare PyTorch loop.
 
-    python tests/benchmarks/train.py --images DIR --masks DIR --output FILE.json
+    python -m tests.benchmarks.train --images DIR --masks DIR --output FILE.json
         [--runs 3] [--network 16,4]
-    python tests/benchmarks/train.py --stream
+    python -m tests.benchmarks.train --stream
 
 Both sides have the same network, batch, loss and augmentation (`network.learner.Learner`). The loop
 has its crops in memory before it starts, and nothing else to do; the worker gets its crops from the
