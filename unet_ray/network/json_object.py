@@ -52,7 +52,7 @@ class JsonObject:
         return JsonObject.of(value, "")
 
     @staticmethod
-    def of(value: Any, path: str) -> JsonObject:
+    def of(value: object, path: str) -> JsonObject:
         """Return a value as an object; raise InputError if it is not one."""
         if not isinstance(value, dict):
             _refuse(path, value, "an object")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+
+import pyarrow as pa
 
 from unet_ray.cluster.attempts import Attempts
 from unet_ray.errors import CredentialsError
@@ -39,10 +40,10 @@ class Guard:
     def run(
         self,
         name: str,
-        stage: Callable[[Any], Iterable[Any]],
-        block: Any,
+        stage: Callable[[pa.Table], Iterable[pa.Table]],
+        block: pa.Table,
         deadline: Deadline | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[pa.Table]:
         """Yield the tables that a stage makes of a block; nothing if the block is set aside.
 
         Args:
@@ -66,7 +67,7 @@ class Guard:
         self.attempts.end(key)
 
 
-def _next(tables: Iterator[Any], deadline: Deadline | None) -> Any:
+def _next(tables: Iterator[pa.Table], deadline: Deadline | None) -> pa.Table | None:
     if deadline is None:
         return next(tables, None)
     with deadline.working():

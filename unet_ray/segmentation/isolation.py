@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError
 
 from unet_ray.cluster.actor_pool import PoolPlan
@@ -59,13 +59,13 @@ class _Worker:
         self._deadline = Deadline(hang_s)
         tell = tell_tiles(post, self._deadline)
         self._predict_stage = stages.build_predict(model, tell)
-        self._tables: list[Any] = []
+        self._tables: list[pa.Table] = []
 
     def node(self) -> str:
         """Return the id of this process's node."""
         return str(ray.get_runtime_context().get_node_id())
 
-    def decode(self, plan: Any) -> None:
+    def decode(self, plan: pa.Table) -> None:
         self._tables = self._expand([plan], self._stages.decode)
 
     def predict(self) -> None:
@@ -83,7 +83,9 @@ class _Worker:
         self._tables = []
         return sums
 
-    def _expand(self, tables: list[Any], stage: Callable[[Any], Any]) -> list[Any]:
+    def _expand(
+        self, tables: list[pa.Table], stage: Callable[[pa.Table], Iterable[pa.Table]]
+    ) -> list[pa.Table]:
         made = []
         with self._deadline.working():
             for table in tables:
@@ -97,7 +99,7 @@ class _Worker:
 class _Group:
     """Images that are segmented by one process."""
 
-    plan: Any
+    plan: pa.Table
     """Table of PLAN."""
     number: int
     """Number of the shard that they become."""
@@ -114,8 +116,8 @@ class _Work:
     """A group in progress."""
 
     group: _Group
-    worker: Any
-    node: Any
+    worker: ActorHandle
+    node: ray.ObjectRef
     """Reference to the id of the worker's node."""
     step: int = 0
     """Index of the current step. The next one is submitted only when it has ended, so that the step
@@ -139,7 +141,7 @@ class Isolation:
     """
 
     stages: Stages
-    model_ref: Any
+    model_ref: ray.ObjectRef
     shards: Shards
     pool: PoolPlan
     hang_s: float
@@ -151,10 +153,10 @@ class Isolation:
     """True if a process committed a shard but died before it returned the sums."""
     _todo: deque[_Group] = field(default_factory=deque)
     _alone: deque[_Group] = field(default_factory=deque)
-    _under_way: dict[Any, _Work] = field(default_factory=dict)
-    _idle: list[tuple[Any, Any]] = field(default_factory=list)
+    _under_way: dict[ray.ObjectRef, _Work] = field(default_factory=dict)
+    _idle: list[tuple[ActorHandle, ray.ObjectRef]] = field(default_factory=list)
 
-    def take(self, plan: Any, known: list[list[str]]) -> None:
+    def take(self, plan: pa.Table, known: list[list[str]]) -> None:
         """Add images to segment.
 
         Args:
@@ -170,7 +172,7 @@ class Isolation:
             self._add(rest.slice(start, _GROUP))
         self._keep()
 
-    def _add(self, plan: Any) -> None:
+    def _add(self, plan: pa.Table) -> None:
         self._todo.append(_Group(plan, self.next_number()))
 
     def step(self) -> bool:
@@ -197,13 +199,13 @@ class Isolation:
             self._end_idle()  # the image has the memory of its node to itself
             self._submit(self._alone.popleft(), *self._new_worker())
 
-    def _new_worker(self) -> tuple[Any, Any]:
+    def _new_worker(self) -> tuple[ActorHandle, ray.ObjectRef]:
         options = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "DEFAULT"}
         kind = ray.remote(**options, **self.pool.remote_args)(_Worker)
         worker = kind.remote(self.model_ref, self.stages, self.shards, self.post, self.hang_s)
         return worker, worker.node.remote()
 
-    def _submit(self, group: _Group, worker: Any, node: Any) -> None:
+    def _submit(self, group: _Group, worker: ActorHandle, node: ray.ObjectRef) -> None:
         self._submit_step(_Work(group, worker, node))
 
     def _submit_step(self, work: _Work) -> None:
@@ -216,7 +218,7 @@ class Isolation:
             ray.kill(worker)
         self._idle = []
 
-    def _end(self, ref: Any, work: _Work) -> None:
+    def _end(self, ref: ray.ObjectRef, work: _Work) -> None:
         """Handle the end of a step: submit the next one, finish the group, or judge a death."""
         try:
             sums = ray.get(ref)
@@ -270,7 +272,7 @@ class Isolation:
         self.keep([group.uris for group in [*under_way, *self._todo, *self._alone]])
 
 
-def _is_alive(node: Any) -> bool:
+def _is_alive(node: ray.ObjectRef) -> bool:
     """Tell whether a worker's node lives; false if the worker died before it reported its node."""
     with suppress(ray.exceptions.RayError):
         return is_node_alive(ray.get(node, timeout=0))

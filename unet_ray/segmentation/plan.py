@@ -161,10 +161,10 @@ class Plan:
         self.database.store("taken", "FROM written")
         self.database.view("remaining", "FROM plan ANTI JOIN taken USING (image_uri, image_etag)")
 
-    def _rows(self, query: str) -> Any:
+    def _rows(self, query: str) -> pa.Table:
         return self.database.table(query).select(PLAN.names).cast(PLAN)
 
-    def unwritten_rows(self, output: Storage, run_id: str) -> Any:
+    def unwritten_rows(self, output: Storage, run_id: str) -> pa.Table:
         """Return the planned images that a run did not write, as a table of `PLAN`."""
         open_run(self.database, output, run_id)
         return self._rows(
@@ -181,13 +181,13 @@ class Plan:
         return missing, database.value("SELECT count(*) FROM written") - (self.todo - missing)
 
 
-def _leave_out(plan: Any, uris: Collection[str]) -> Any:
+def _leave_out(plan: pa.Table, uris: Collection[str]) -> pa.Table:
     if not uris:
         return plan
     return plan.filter(pc.invert(pc.is_in(plan["image_uri"], pa.array(uris, pa.string()))))
 
 
-def _cut(plan: Any, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[Any]:
+def _cut(plan: pa.Table, first: int, rows: int, stored_bytes: int, most: int) -> Iterator[pa.Table]:
     """Yield slices of a plan.
 
     A slice has at least `rows` rows, and takes up to `most` rows until it has `stored_bytes` bytes.

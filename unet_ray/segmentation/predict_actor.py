@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import pyarrow as pa
 import ray
 
 from unet_ray.errors import one_line
@@ -37,13 +37,13 @@ class PredictActor:
         guard: Guard of the stage.
     """
 
-    def __init__(self, model_ref: Any, stages: Stages, guard: Guard) -> None:
+    def __init__(self, model_ref: ray.ObjectRef, stages: Stages, guard: Guard) -> None:
         sys.setswitchinterval(_SWITCH_S[stages.predictor.device])
         self._guard, self._deadline = guard, guard.make_deadline()
         model: Model = ray.get(model_ref)
         self._predict = stages.build_predict(model, tell_tiles(guard.post, self._deadline))
 
-    def __call__(self, pixels: Any) -> Iterator[Any]:
+    def __call__(self, pixels: pa.Table) -> Iterator[pa.Table]:
         """Predict a table of images.
 
         If the GPU is lost, the process ends, so that Ray starts another one and repeats the calls.

@@ -68,7 +68,7 @@ class Shards:
         """Id of the run."""
         return self.stamp.run_id
 
-    def write(self, number: int, *blocks: Any) -> ShardSums:
+    def write(self, number: int, *blocks: pa.Table) -> ShardSums:
         """Write tables of measured images as one shard.
 
         Args:
@@ -136,7 +136,7 @@ class Shards:
 _TASK = {"num_cpus": WRITE_CPUS, "max_retries": 0, "scheduling_strategy": "DEFAULT"}
 
 
-def _write(shards: Shards, number: int, *blocks: Any) -> ShardSums:
+def _write(shards: Shards, number: int, *blocks: pa.Table) -> ShardSums:
     return shards.write(number, *blocks)
 
 
@@ -145,7 +145,7 @@ class _Shard:
     """References to the blocks of one shard."""
 
     number: int
-    blocks: list[Any] = field(default_factory=list)
+    blocks: list[ray.ObjectRef] = field(default_factory=list)
     images: int = 0
     size: int = 0
     """Bytes in memory."""
@@ -184,7 +184,7 @@ class ShardWriter:
         self._next += 1
         return self._next - 1
 
-    def add(self, block: Any, images: int, size: int) -> None:
+    def add(self, block: ray.ObjectRef, images: int, size: int) -> None:
         """Add a block of measured images.
 
         Args:
@@ -268,7 +268,7 @@ class ShardWriter:
         task = ray.remote(**_TASK)(_write)
         self._under_way[task.remote(self._shards, shard.number, *shard.blocks)] = shard
 
-    def _take(self, ref: Any) -> None:
+    def _take(self, ref: ray.ObjectRef) -> None:
         """Collect the sums of a shard; if its process died, write it again or give it up."""
         shard = self._under_way.pop(ref)
         try:

@@ -141,7 +141,7 @@ class TakeOver:
         return tables
 
 
-def _fill(rows: pa.Table, column: str, value: Any) -> pa.Table:
+def _fill(rows: pa.Table, column: str, value: str | datetime) -> pa.Table:
     """Return a table with one value in all of a column."""
     index = rows.schema.get_field_index(column)
     field = rows.schema.field(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pyarrow as pa
 from pyproj import CRS
@@ -12,7 +11,7 @@ TABLES = ("masks", "regions", "images")
 """Tables in the order in which a shard's files are written, the commit record `images` last."""
 
 
-def column(name: str, kind: Any, meaning: str, nullable: bool = False) -> Any:
+def column(name: str, kind: pa.DataType, meaning: str, nullable: bool = False) -> pa.Field:
     """Return a field whose metadata holds a description.
 
     Args:

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+
+import ray.train
 
 from unet_ray.cluster.actor_pool import plan_pool
 from unet_ray.cluster.session import connect, quiet_ray, software_versions
@@ -41,7 +42,7 @@ from unet_ray.training.record import (
 )
 from unet_ray.training.setup import TrainingSetup, choose_channels, set_up_training
 from unet_ray.training.split import choose_split, describe_sides
-from unet_ray.training.trainer import _RUN_NAME, choose_cpu_precision, fit, settle
+from unet_ray.training.trainer import RUN_NAME, choose_cpu_precision, fit, settle
 
 _logger = logging.getLogger("unet_ray")
 
@@ -90,7 +91,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
     run_folder.check_writable()
     with _hold(run_folder, run_id):
         settings = asdict(config) | {"labelled_images": len(training.items)}
-        before = read_record(run_folder) if last_progress(run_folder, _RUN_NAME) else None
+        before = read_record(run_folder) if last_progress(run_folder, RUN_NAME) else None
         if before:
             before.check_settings(settings, run_folder)
             before.check_files(_list_files(training, None, validation, None), run_folder)
@@ -210,7 +211,11 @@ def _tune_separation(config: TrainConfig, setup: TrainingSetup, model: Model) ->
 
 
 def _save(
-    config: TrainConfig, output: Storage, run_folder: Storage, setup: TrainingSetup, result: Any
+    config: TrainConfig,
+    output: Storage,
+    run_folder: Storage,
+    setup: TrainingSetup,
+    result: ray.train.Result,
 ) -> TrainResult:
     """Make the model of the best checkpoint, and write it.
 

@@ -33,7 +33,7 @@ from unet_ray.training.worker.settings import WorkerSettings
 
 _logger = logging.getLogger("unet_ray")
 
-_RUN_NAME = "unet_ray"
+RUN_NAME = "unet_ray"
 """Folder of Ray Train's run in the run folder."""
 _IDLE_RESTARTS = 1
 """Number of consecutive failures without a new checkpoint that are followed by a restart."""
@@ -65,7 +65,7 @@ def fit(
     """
     scaling = _scaling(config, cpu_precision)
     run = ray.train.RunConfig(
-        name=_RUN_NAME,
+        name=RUN_NAME,
         storage_path=run_folder.path,
         storage_filesystem=run_folder.arrow_filesystem,
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
@@ -107,7 +107,7 @@ def _train_with_restarts(
     resources that it held stay reserved.
     """
     num_idle = 0
-    seen = crops_seen(run_folder, _RUN_NAME)
+    seen = crops_seen(run_folder, RUN_NAME)
     while True:
         try:
             trainer = make_trainer()
@@ -117,7 +117,7 @@ def _train_with_restarts(
             lost_credentials = CredentialsError.find(error)
             if lost_credentials:
                 raise lost_credentials from error
-            before, seen = seen, crops_seen(run_folder, _RUN_NAME)
+            before, seen = seen, crops_seen(run_folder, RUN_NAME)
             num_idle = 0 if seen > before else num_idle + 1
             cause = one_line(_first_cause(error))
             if num_idle > _IDLE_RESTARTS:
@@ -138,7 +138,7 @@ def settle(run_folder: Storage) -> None:
     Raises:
         InputError: A folder or file cannot be read, or no checkpoint loads.
     """
-    _log_lines(settle_checkpoints(run_folder, _RUN_NAME))
+    _log_lines(settle_checkpoints(run_folder, RUN_NAME))
 
 
 def _first_cause(error: Exception) -> BaseException:
@@ -155,7 +155,7 @@ def _stream(config: TrainConfig, run_folder: Storage, setup: TrainingSetup) -> S
     # Two steps more than needed, because splits among workers and short batches lose crops.
     total = config.epochs * setup.crops_per_epoch + 2 * crops_per_step
     return StreamFromCheckpoint(
-        setup.sampler, run_folder, run_name=_RUN_NAME, total=total, least=crops_per_step
+        setup.sampler, run_folder, run_name=RUN_NAME, total=total, least=crops_per_step
     )
 
 

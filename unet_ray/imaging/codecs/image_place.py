@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
@@ -37,7 +37,7 @@ class ImageKey:
         return [self.page, self.series, self.t, self.z]
 
     @staticmethod
-    def from_json(found: Any) -> ImageKey:
+    def from_json(found: Sequence[int | None]) -> ImageKey:
         """Make a key from the JSON of another process.
 
         Raises:
@@ -78,7 +78,7 @@ class PagePlace:
         return vars(self) | {"header": self.header.hex()}
 
     @staticmethod
-    def from_json(found: Any, file_size: int) -> PagePlace:
+    def from_json(found: dict[str, Any], file_size: int) -> PagePlace:
         """Make a place from the JSON of another process, which an attacker may control.
 
         Args:
@@ -152,7 +152,7 @@ class ImagePlace:
         }
 
     @staticmethod
-    def from_json(found: Any, file_size: int) -> ImagePlace:
+    def from_json(found: dict[str, Any], file_size: int) -> ImagePlace:
         """Make a place from the JSON of another process, which an attacker may control.
 
         Args:
@@ -187,7 +187,7 @@ def clean_names(names: Iterable[Any]) -> tuple[str, ...]:
     return cleaned if all(cleaned) and len(cleaned) <= MAX_CHANNELS else ()
 
 
-def parse_pixel_size(found: Any) -> tuple[float, float] | None:
+def parse_pixel_size(found: Sequence[float] | None) -> tuple[float, float] | None:
     """Return the width and height of a pixel (µm) that another process reports; None for none.
 
     Raises:

@@ -233,7 +233,7 @@ class _Parser:
         if isinstance(feature.get("nucleusGeometry"), dict):
             self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
 
-    def _list_polygons(self, where: str, geometry: Any) -> Iterator[list[Sequence[float]]]:
+    def _list_polygons(self, where: str, geometry: object) -> Iterator[list[Sequence[float]]]:
         """Yield the rings of each polygon of a geometry; count other shapes.
 
         Raises:

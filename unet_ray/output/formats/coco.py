@@ -199,7 +199,7 @@ def _iterate_rows(regions: pa.Table) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.to_pylist() for column in columns), strict=True)
 
 
-def _list_rings(outline: Any) -> list[list[float]]:
+def _list_rings(outline: shapely.Geometry) -> list[list[float]]:
     """Return the outer rings of an outline as COCO's flat lists of coordinates."""
     return [
         shapely.get_coordinates(part.exterior)[:-1].ravel().tolist()

@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fsspec.asyn import sync
 
 from unet_ray.storage.backends.azure_errors import is_there
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobProperties
+    from azure.storage.blob.aio import BlobServiceClient
 
 _FOLDER = "hdi_isfolder"
 """Name of the metadata that marks a blob as a folder."""
@@ -101,11 +105,11 @@ def _split(uri: str) -> tuple[str, str]:
     return container, name
 
 
-def _is_folder(blob: Any) -> bool:
+def _is_folder(blob: BlobProperties) -> bool:
     return blob.name.endswith("/") or (blob.metadata or {}).get(_FOLDER) == "true"
 
 
-def _to_fields(blob: Any) -> dict[str, Any]:
+def _to_fields(blob: BlobProperties) -> dict[str, Any]:
     return {
         "size": blob.size,
         "etag": blob.etag,
@@ -115,7 +119,7 @@ def _to_fields(blob: Any) -> dict[str, Any]:
 
 
 async def _download(
-    client: Any, uri: str, offset: int, size: int | None, limit: int | None
+    client: BlobServiceClient, uri: str, offset: int, size: int | None, limit: int | None
 ) -> tuple[bytes, dict[str, Any]]:
     """Return bytes of a blob and its fields; a large blob comes in parts of one version."""
     piece = (None, None) if size is None else (offset, size)
@@ -128,15 +132,17 @@ async def _download(
     return data, _to_fields(blob) | {"size": int(whole)}
 
 
-async def _upload(client: Any, uri: str, data: Any, overwrite: bool = True) -> None:
+async def _upload(
+    client: BlobServiceClient, uri: str, data: bytes | BinaryIO, overwrite: bool = True
+) -> None:
     await client.get_blob_client(*_split(uri)).upload_blob(data, overwrite=overwrite)
 
 
-async def _delete(client: Any, uri: str) -> None:
+async def _delete(client: BlobServiceClient, uri: str) -> None:
     await client.get_blob_client(*_split(uri)).delete_blob()
 
 
-async def _describe(client: Any, uri: str) -> dict[str, Any] | None:
+async def _describe(client: BlobServiceClient, uri: str) -> dict[str, Any] | None:
     """Return the fields of a blob or folder; None where there is none."""
     from azure.core.exceptions import ResourceNotFoundError
 
@@ -154,8 +160,8 @@ async def _describe(client: Any, uri: str) -> dict[str, Any] | None:
 
 
 async def _fetch_page(
-    client: Any, uri: str, prefix: str, token: str | None, size: int | None = None
-) -> tuple[list[Any], str | None]:
+    client: BlobServiceClient, uri: str, prefix: str, token: str | None, size: int | None = None
+) -> tuple[list[BlobProperties], str | None]:
     """Return the blobs of a page of a listing, and the token of the next page, if there is one."""
     blobs = client.get_container_client(_split(uri)[0]).list_blobs(
         name_starts_with=prefix or None, include=["metadata"], results_per_page=size

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unet_ray.storage.backends.base import FileInfo, Links, check_size
 from unet_ray.storage.backends.fsspec import FsspecBackend, to_file_info
+
+if TYPE_CHECKING:
+    from gcsfs.core import GCSFileSystem
 
 _FIELDS = "name,size,etag,updated,generation"
 """Fields of an object that are asked for; all of them take a kilobyte."""
@@ -27,7 +30,7 @@ class GcsBackend(FsspecBackend):
     refusal = "412 to an upload with ifGenerationMatch=0"
 
     @property
-    def filesystem(self) -> Any:
+    def filesystem(self) -> GCSFileSystem:
         """The file system of gcsfs, which keeps one per process and set of options.
 
         This one uses only HTTP. The other file system of gcsfs asks by gRPC for the kind of a
@@ -99,7 +102,7 @@ class GcsBackend(FsspecBackend):
         )
         return found
 
-    def _fetch_page(self, bucket: str, **wanted: Any) -> dict[str, Any]:
+    def _fetch_page(self, bucket: str, **wanted: str | int | None) -> dict[str, Any]:
         """Return a page of a listing; arguments that are None are not sent."""
         page: dict[str, Any] = self.filesystem.call(
             "GET",

@@ -6,7 +6,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray.train
@@ -98,7 +97,7 @@ class CheckpointReporter:
         self._is_writer, self._interval_s = group.is_first, interval_s
         self._reported_at = time.monotonic()
         self._unsaved: Path | None = None
-        self._warning: Any = None
+        self._warning: object = None
 
     @property
     def is_due(self) -> bool:
