@@ -242,7 +242,11 @@ class Annotations:
         images = _read_table(source, IMAGES)
         objects = _read_table(source, OBJECTS)
         head = json.loads((images.schema.metadata or {})[b"head"])
-        categories = [Category(str(name), _check_id(id)) for name, id in head["categories"]]
+        categories = list[Category]()
+        for name, id in head["categories"]:
+            if id is not None and type(id) is not int:
+                raise ValueError(f"the id {shorten(id)} of a category")
+            categories.append(Category(str(name), id))
         _check_rows(images, objects, len(categories))
         return Annotations(
             categories=tuple(categories),
@@ -261,13 +265,6 @@ def _read_table(source: pa.BufferReader, schema: pa.Schema) -> pa.Table:
     if not table.schema.equals(schema):
         raise ValueError("the columns are not those of annotations")
     return table
-
-
-def _check_id(value: object) -> int | None:
-    """Return the id of a category; raise ValueError if it is not a whole number."""
-    if value is None or type(value) is int:
-        return value
-    raise ValueError(f"the id {shorten(value)} of a category")
 
 
 def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> None:

@@ -187,6 +187,18 @@ class AnnotationsBuilder:
         if self._image:
             image_rows = row_of[np.frombuffer(self._image, np.int32)]
         errors = [self._errors.get(number) for number in range(len(self._image))]
+        parts = pa.StructArray.from_arrays(
+            [
+                _make_lists(self._point_ends, _make_array(self._points)),
+                _make_array(self._is_hole).cast(pa.bool_()),
+                self._counts.build(pa.binary()),
+                _make_array(self._boxes[0::4]),
+                _make_array(self._boxes[1::4]),
+                _make_array(self._boxes[2::4]),
+                _make_array(self._boxes[3::4]),
+            ],
+            fields=list(PART),
+        )
         objects = pa.Table.from_arrays(
             [
                 pa.array(image_rows),
@@ -194,7 +206,7 @@ class AnnotationsBuilder:
                 _make_array(self._is_ignored).cast(pa.bool_()),
                 self._labels.build(pa.string()),
                 pa.array(errors, pa.string()),
-                _make_lists(self._part_ends, self._build_parts()),
+                _make_lists(self._part_ends, parts),
             ],
             schema=OBJECTS,
         )
@@ -207,20 +219,6 @@ class AnnotationsBuilder:
             objects=objects,
             left_out=dict(self.left_out),
             notes=tuple(self.notes),
-        )
-
-    def _build_parts(self) -> pa.StructArray:
-        return pa.StructArray.from_arrays(
-            [
-                _make_lists(self._point_ends, _make_array(self._points)),
-                _make_array(self._is_hole).cast(pa.bool_()),
-                self._counts.build(pa.binary()),
-                _make_array(self._boxes[0::4]),
-                _make_array(self._boxes[1::4]),
-                _make_array(self._boxes[2::4]),
-                _make_array(self._boxes[3::4]),
-            ],
-            fields=list(PART),
         )
 
     def _settle_images(self) -> tuple[pa.Table, NDArray[np.int32]]:

@@ -250,7 +250,13 @@ class _Scale:
         corners = corners * (width / from_width, height / from_height)
         if len(corners) < 3:
             return []
-        self._spend(_check_corners(corners, height, width), len(corners))
+        self._outline_px += _check_corners(corners, height, width)
+        self._num_corners += len(corners)
+        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
+        if self._outline_px > most:
+            raise ValueError(
+                f"it and the outlines before it in the image are longer than {most} px"
+            )
         (drawn,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
         counts = decompress_counts(drawn["counts"])
         check_runs(counts, height, width)
@@ -279,21 +285,21 @@ class _Scale:
         runs = _list_inside(counts)
         if self.size == self.drawn == (height, width):
             return runs
-        in_box = np.array(runs, np.int64).reshape(-1, 2)
-        return self._scale_runs(in_box, (top, left), (height, width))
+        return self._scale_runs(runs, (top, left), (height, width))
 
     def _scale_runs(
-        self, runs: NDArray[np.int64], corner: tuple[int, int], box: Size
+        self, found: Sequence[tuple[int, int]], corner: tuple[int, int], box: Size
     ) -> list[tuple[int, int]]:
         """Return runs of a box as runs of the masks, scaled by nearest neighbour.
 
         Args:
-            runs: (First, last + 1) of each run; (runs, 2), column-major in the box.
+            found: (First, last + 1) of each run in order, column-major in the box.
             corner: First row and column of the box.
             box: Height and width of the box (px).
         """
         top, left = corner
         height, width = box
+        runs = np.array(found, np.int64).reshape(-1, 2)
         runs = runs[runs[:, 0] < runs[:, 1]]
         rows = _nearest(self.size[0], self.drawn[0]) - top
         columns = _nearest(self.size[1], self.drawn[1]) - left
@@ -305,16 +311,6 @@ class _Scale:
         pairs = np.clip(runs[of_run] - columns[places, None] * height, 0, height)
         pairs = np.searchsorted(rows, pairs) + places[:, None] * self.size[0]
         return [(begin, end) for begin, end in pairs.tolist() if begin < end]
-
-    def _spend(self, outline_px: float, num_corners: int) -> None:
-        """Count an outline; raise ValueError if those of the image would take too long."""
-        self._outline_px += outline_px
-        self._num_corners += num_corners
-        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
-        if self._outline_px > most:
-            raise ValueError(
-                f"it and the outlines before it in the image are longer than {most} px"
-            )
 
 
 def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:

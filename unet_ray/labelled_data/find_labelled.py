@@ -57,7 +57,6 @@ from unet_ray.labelled_data.pairing.file_kinds import is_label_file, part_labels
 from unet_ray.labelled_data.pairing.image_names import find_images
 from unet_ray.labelled_data.pairing.pairs import (
     Pair,
-    Pairing,
     class_folders,
     looks_like_folders,
     pair_class_folders,
@@ -139,7 +138,14 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
             items += found
     if not items:
         raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
-    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
+    notes += pairing.notes
+    unlabelled = [entry.path for entry in pairing.unlabelled]
+    if unlabelled:
+        notes.append(
+            f"left out: {len(unlabelled)} of {len(images.entries)} images without a mask "
+            f"({_show(unlabelled)})"
+        )
+    notes += _note_skipped(images, masks)
     orphans = [f"{path}: no image has its name" for path in pairing.orphans]
     return LabelledSet(
         access=access,
@@ -168,9 +174,7 @@ def _find_in_label_files(
         annotations, labels, files=files, named=named, options=options
     )
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
-    kind = drawing.labelling.kind
-    _check_any_object(drawing, named)
-    _check_kind(kind, named, options)
+    _check_drawing(drawing, named, options)
     rows = annotations.images.to_pylist()
     if not rows:
         raise InputError(f"{named} names no image; give the label files of the images")
@@ -206,19 +210,11 @@ def _find_in_label_files(
     return LabelledSet(
         access=LabelAccess(images.root, labels, options, drawing),
         items=tuple(items),
-        kind=kind,
+        kind=drawing.labelling.kind,
         classes=drawing.classes,
         notes=tuple(notes),
         orphans=tuple(orphans),
     )
-
-
-def _check_kind(kind: str, named: str, options: LabelOptions) -> None:
-    """Raise InputError if --mask-kind says another kind than that of the drawn masks."""
-    if options.kind not in (None, kind):
-        raise InputError(
-            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
-        )
 
 
 def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
@@ -301,18 +297,27 @@ def _list_texts(row: Mapping[str, Any]) -> list[str]:
     return [*uri, name, *(f"{place}/{name}" for place in places), *places]
 
 
-def _check_any_object(drawing: Drawing, named: str) -> None:
-    """Raise InputError if no class has an object, for example if all are boxes or crowds."""
+def _check_drawing(drawing: Drawing, named: str, options: LabelOptions) -> None:
+    """Check that there is something to draw, and that it is what the user expects.
+
+    Raises:
+        InputError: No class has an object, for example because all are boxes or crowds, or
+            --mask-kind says another kind than that of the drawn masks.
+    """
     of_class, _ = count_objects(drawing)
-    if of_class.any():
-        return
-    names = ", ".join(spec.name for spec in drawing.classes)
-    left_out = sorted(drawing.annotations.left_out.items())
-    left = "".join(f"; {count} {what}" for what, count in left_out)
-    raise InputError(
-        f"{named}: no object of {names} has an outline that can be learnt{left}; export polygons "
-        "or masks of objects, not boxes or crowds"
-    )
+    if not of_class.any():
+        names = ", ".join(spec.name for spec in drawing.classes)
+        left_out = sorted(drawing.annotations.left_out.items())
+        left = "".join(f"; {count} {what}" for what, count in left_out)
+        raise InputError(
+            f"{named}: no object of {names} has an outline that can be learnt{left}; export "
+            "polygons or masks of objects, not boxes or crowds"
+        )
+    kind = drawing.labelling.kind
+    if options.kind not in (None, kind):
+        raise InputError(
+            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
+        )
 
 
 def _find_areas(drawing: Drawing) -> set[int]:
@@ -398,16 +403,6 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: in
             "measured; --classes names those that count"
         )
     return lines
-
-
-def _note_unlabelled(pairing: Pairing, images: Listing) -> list[str]:
-    """Return a line about images without masks, if there are any."""
-    paths = [entry.path for entry in pairing.unlabelled]
-    if not paths:
-        return []
-    return [
-        f"left out: {len(paths)} of {len(images.entries)} images without a mask ({_show(paths)})"
-    ]
 
 
 def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list[str]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import CredentialsError, ImageError, InputError
-from unet_ray.flags import MaskFrame
 from unet_ray.imaging.channels import ChannelSelection, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.codecs.pixel_size import SizeUm
@@ -165,7 +164,16 @@ class DatasetStatistics:
         Args:
             constants: Preprocessing of the network; images have its sample type and channels.
         """
-        return replace(self, facts=tuple(_check_range(facts, constants) for facts in self.facts))
+        checked = list[ImageFacts]()
+        for facts in self.facts:
+            error = facts.error
+            try:
+                if facts.is_usable:
+                    constants.check_range(facts.low, facts.high)
+            except ImageError as failure:
+                error = str(failure)
+            checked.append(replace(facts, error=error))
+        return replace(self, facts=tuple(checked))
 
     def check_fits(self, constants: Preprocessing, where: str) -> None:
         """Raise InputError if images do not have the sample type and channels of a model.
@@ -193,9 +201,11 @@ class DatasetStatistics:
         channels = max(facts.channels for facts in chosen)
         low = np.array([np.broadcast_to(facts.low, channels) for facts in chosen])
         high = np.array([np.broadcast_to(facts.high, channels) for facts in chosen])
-        samples = np.concatenate(
-            [_broadcast_channels(facts.samples.astype(np.float64), channels) for facts in chosen]
-        )
+        samples_of_images = []
+        for facts in chosen:
+            own = facts.samples.astype(np.float64)
+            samples_of_images.append(np.broadcast_to(own, (len(own), channels)))
+        samples = np.concatenate(samples_of_images)
         found = ChannelStatistics(
             samples.mean(0),
             samples.std(0),
@@ -293,7 +303,12 @@ def compute_statistics(
     )
     if keep:
         rows = rows.materialize()
-    facts = _unpickle_facts(rows.select_columns(["id", "facts"]).take_all())
+    facts: dict[int, ImageFacts] = {}
+    for row in rows.select_columns(["id", "facts"]).take_all():
+        described = pickle.loads(row["facts"])  # noqa: S301 (our own tasks pickled it)
+        if isinstance(described, CredentialsError):
+            raise described
+        facts[row["id"]] = described
     reader = store_reader(rows, count) if keep else files
     return settle_statistics(labelled, [facts[index] for index in range(count)], reader, keep)
 
@@ -349,7 +364,12 @@ def settle_statistics(
     """
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
     frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
-    notes += _note_overlap(found)
+    overlaps = [each.overlap for each in found if each.overlap]
+    if overlaps:  # tools show the object on top, but label files do not say which one is meant
+        notes.append(
+            f"{sum(overlaps)} pixels in {len(overlaps)} images are of several classes: an object "
+            "that is drawn on one of another class is both, since each class has a mask of its own"
+        )
     if contrast := look_misplaced([each.edge_contrast for each in found]):
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
@@ -360,13 +380,22 @@ def settle_statistics(
     found, order = _align_channels(found)
     if order:
         reader = reader.with_channels(order)
+    facts = list[ImageFacts]()
+    for each in found:
+        error = each.error
+        try:
+            if each.fit is not None:
+                check_fit(each.fit, frame)
+        except ImageError as failure:
+            error = str(failure)
+        facts.append(replace(each, error=error))
     return DatasetStatistics(
-        tuple(_check_fit(each, frame) for each in found),
-        replace(reader, frame=frame),
-        decoded_once,
-        labelled.orphans,
-        tuple(notes),
-        labelled.labelling,
+        facts=tuple(facts),
+        reader=replace(reader, frame=frame),
+        decoded_once=decoded_once,
+        orphans=labelled.orphans,
+        notes=tuple(notes),
+        drawn=labelled.labelling,
     )
 
 
@@ -385,20 +414,6 @@ def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], Inpu
     return [
         facts.take(order.locate(facts.used)) if facts.is_usable else facts for facts in found
     ], order
-
-
-def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
-    """Return a line about pixels of several classes in label files, if there are any.
-
-    Tools show the object on top, but label files do not say which of the two is meant.
-    """
-    pixels = [each.overlap for each in found if each.overlap]
-    if not pixels:
-        return []
-    return [
-        f"{sum(pixels)} pixels in {len(pixels)} images are of several classes: an object that is "
-        "drawn on one of another class is both, since each class has a mask of its own"
-    ]
 
 
 def _read_files(files: FileReader, index: int) -> Encoded | ImageError | CredentialsError:
@@ -425,46 +440,6 @@ def _build_row(
     facts, decoded = describe_image(files, index, encoded, sampled, count_objects)
     row = {"id": index, "facts": pickle.dumps(facts)}
     return row | (decoded_row(decoded) if keep and decoded else {})
-
-
-def _unpickle_facts(rows: Iterable[dict[str, Any]]) -> dict[int, ImageFacts]:
-    """Return the statistics of each image by its index in the set.
-
-    Raises:
-        CredentialsError: A task met this error.
-    """
-    facts: dict[int, ImageFacts] = {}
-    for row in rows:
-        found = pickle.loads(row["facts"])  # noqa: S301 (our own tasks pickled it)
-        if isinstance(found, CredentialsError):
-            raise found
-        facts[row["id"]] = found
-    return facts
-
-
-def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
-    """Return statistics with an error if the masks do not fit in the frame of the set."""
-    if facts.fit is None:
-        return facts
-    try:
-        check_fit(facts.fit, frame)
-    except ImageError as error:
-        return replace(facts, error=str(error))
-    return facts
-
-
-def _check_range(facts: ImageFacts, constants: Preprocessing) -> ImageFacts:
-    if not facts.is_usable:
-        return facts
-    try:
-        constants.check_range(facts.low, facts.high)
-    except ImageError as error:
-        return replace(facts, error=str(error))
-    return facts
-
-
-def _broadcast_channels(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
-    return np.broadcast_to(samples, (len(samples), channels))
 
 
 def _group_uris(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

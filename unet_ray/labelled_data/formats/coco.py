@@ -73,7 +73,11 @@ class _Parser:
         self._seen.add(element.key)
         where, value = element.where, element.value
         if element.index is None:
-            if element.key == "annotations" and _is_table(value):
+            # LIVECell maps ids to annotations
+            is_table = isinstance(value, dict) and all(
+                isinstance(entry, dict) for entry in value.values()
+            )
+            if element.key == "annotations" and is_table:
                 for number, entry in value.items():
                     self._take_annotation(f"{where}[{shorten(number)}]", entry)
             elif value != []:
@@ -313,11 +317,6 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
             raise LabelError(f"{where} has the {key} {shorten(value)}; give a size in px")
         sides.append(int(value or 0))
     return (sides[0], sides[1]) if all(sides) else None
-
-
-def _is_table(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Tell whether a value maps keys to objects, as LIVECell maps ids to annotations."""
-    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 
 def _is_text(value: object) -> TypeGuard[str]:

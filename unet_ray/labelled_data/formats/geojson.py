@@ -216,22 +216,18 @@ class _Parser:
         if kind:
             flat["objectType"] = kind
             layer = 0 if kind == "annotation" else 1
-            self._count_qupath(feature, kind, has_class=_QUPATH_CLASS in flat)
+            group = "annotations" if kind == "annotation" else "others"
+            self._qupath[group, _QUPATH_CLASS in flat] += 1
+            plane = feature["geometry"].get("plane")
+            if not isinstance(plane, dict):
+                plane = {}
+            self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
+            if isinstance(feature.get("nucleusGeometry"), dict):
+                self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
         number = feature.get("id")
         is_id = isinstance(number, int | str) and number not in _QUPATH_KINDS
         label = f"feature {shorten(number)}" if is_id else where
         self._features.add(label, polygons, flat, layer=layer)
-
-    def _count_qupath(self, feature: dict[str, Any], kind: str, has_class: bool) -> None:
-        """Count what `_check_qupath` needs."""
-        group = "annotations" if kind == "annotation" else "others"
-        self._qupath[group, has_class] += 1
-        plane = feature["geometry"].get("plane")
-        if not isinstance(plane, dict):
-            plane = {}
-        self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
-        if isinstance(feature.get("nucleusGeometry"), dict):
-            self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
 
     def _list_polygons(self, where: str, geometry: object) -> Iterator[list[Sequence[float]]]:
         """Yield the rings of each polygon of a geometry; count other shapes.
@@ -343,14 +339,13 @@ def _flatten_rings(where: str, rings: object) -> list[Sequence[float]]:
         raise LabelError(f"{where} has a polygon of {shorten(rings)}; give its rings")
     flat: list[Sequence[float]] = []
     for ring in rings:
-        if not isinstance(ring, list) or not all(map(_is_point, ring)):
+        is_ring = isinstance(ring, list) and all(
+            isinstance(point, list) and len(point) >= 2 for point in ring
+        )
+        if not is_ring:
             raise LabelError(f"{where} has a ring of {shorten(ring)}; give its points")
         flat.append([number for point in ring for number in point[:2]])
     return flat
-
-
-def _is_point(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 2
 
 
 FORMAT = LabelFormat(

@@ -138,7 +138,8 @@ def _read_layer(
     if layer.geometry.lower() not in folded:
         raise LabelError(f"layer {layer.table}: no column {layer.geometry}")
     place = folded.index(layer.geometry.lower())
-    keys = _list_keys(database, layer.table)
+    described = database.execute(f"PRAGMA table_info({_quote(layer.table)})")
+    keys = {row[1] for row in described if row[5]}  # columns of the primary key
     for number, row, geometry in _read_rows(cursor, place):
         properties, key = {}, []
         for column, (name, value) in enumerate(zip(names, row, strict=True)):
@@ -165,12 +166,6 @@ def _read_rows(
         for row, geometry in zip(rows, geometries, strict=True):
             number += 1
             yield number, row, geometry
-
-
-def _list_keys(database: sqlite3.Connection, table: str) -> set[str]:
-    """Return the columns of the primary key of a table."""
-    rows = database.execute(f"PRAGMA table_info({_quote(table)})")
-    return {row[1] for row in rows if row[5]}
 
 
 def _find_wkb(blob: object) -> bytes | None:

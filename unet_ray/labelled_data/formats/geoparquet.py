@@ -131,14 +131,16 @@ def _list_native(
         builder.left_out["features without a geometry"] += 1
         return []
     polygons = [row] if encoding == "polygon" else row
+    flat = list[list[Sequence[float]]]()
     try:
-        return [[_flatten_ring(ring) for ring in rings] for rings in polygons]
+        for rings in polygons:
+            outlines = list[Sequence[float]]()
+            for ring in rings:
+                outlines.append([point[axis] for point in ring for axis in ("x", "y")])
+            flat.append(outlines)
     except (TypeError, KeyError, IndexError):
         raise LabelError(f"a geometry that is not a {encoding}: {shorten(row)}") from None
-
-
-def _flatten_ring(ring: list[dict[str, float]]) -> list[float]:
-    return [point[axis] for point in ring for axis in ("x", "y")]
+    return flat
 
 
 def _prepare() -> None:

@@ -21,7 +21,6 @@ from unet_ray.labelled_data.formats.label_studio_images import (
 )
 from unet_ray.labelled_data.formats.label_studio_regions import (
     Region,
-    Size,
     collect_regions,
     make_shapes,
 )
@@ -250,7 +249,12 @@ class _Parser:
         shapes = list[DrawnShape]()
         for region in regions:
             shapes += make_shapes(region, size, self._builder.left_out)
-        labels = _hash_shapes(shapes, size)
+        labels = None
+        if shapes:
+            keys: list[Hashable] = [size]
+            for shape in shapes:
+                keys.append((shape.label, shape.error, *map(_freeze, shape.parts)))
+            labels = hash(tuple(keys))
         row, is_new = self._images.find_row(image.name, name=image.name, where=where, labels=labels)
         if not is_new:
             return
@@ -307,17 +311,6 @@ def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
         f"{region.name} is drawn on image {region.index} of {region.target or 'the task'}, which "
         f"has {len(on_key)} images"
     )
-
-
-def _hash_shapes(shapes: Sequence[DrawnShape], size: Size | None) -> int | None:
-    """Return a hash of the labels of an image; None if it has none."""
-    if not shapes:
-        return None
-    keys: list[Hashable] = [size]
-    for shape in shapes:
-        parts = [_freeze(part) for part in shape.parts]
-        keys.append((shape.label, shape.error, *parts))
-    return hash(tuple(keys))
 
 
 def _freeze(part: Polygon | Runs) -> Hashable:

@@ -84,8 +84,11 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
             left_out["relations" if is_relation else "answers that are no regions"] += 1
             continue
         key = result.get("id")
-        if not isinstance(key, str | int):
-            key = _hash_place(where, value)
+        if not isinstance(key, str | int):  # its outline identifies it
+            try:
+                key = hash(json.dumps([value.get(part) for part in _GEOMETRY]))
+            except RecursionError:
+                raise LabelError(f"{where}: a result is nested too deeply") from None
         index = _read_index(result, value)
         target = result.get("to_name")
         if not isinstance(target, str):
@@ -140,14 +143,6 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
         DrawnShape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
         for label in labels
     ]
-
-
-def _hash_place(where: str, value: Mapping[str, Any]) -> int:
-    """Return a hash of the outline of a region, for use as its id."""
-    try:
-        return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
-    except RecursionError:
-        raise LabelError(f"{where}: a result is nested too deeply") from None
 
 
 def _find_kind(value: Mapping[str, Any]) -> str | None:

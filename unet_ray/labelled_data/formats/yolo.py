@@ -304,7 +304,8 @@ def _read_yaml_names(file: BufferedReader, builder: AnnotationsBuilder) -> dict[
     names, count = values.get("names"), values.get("nc")
     if names is None and count is None:
         raise LabelError("no data.yaml: it has neither names nor nc")
-    if names is None or _is_null(names):
+    is_plain = isinstance(names, yaml.ScalarNode) and not names.style
+    if names is None or (is_plain and names.value in ("", "~", "null", "Null", "NULL")):
         builder.notes.append("data.yaml has no names: classes are called by their numbers")
         return {}
     found = _read_names(names)
@@ -361,11 +362,6 @@ def _read_name(node: yaml.Node) -> str:
     if not is_text(name):
         raise LabelError(f"line {_line_of(node)}: the name of a class is no text")
     return str(name)
-
-
-def _is_null(node: yaml.Node) -> bool:
-    is_plain = isinstance(node, yaml.ScalarNode) and not node.style
-    return is_plain and node.value in ("", "~", "null", "Null", "NULL")
 
 
 def _line_of(node: yaml.Node) -> int:

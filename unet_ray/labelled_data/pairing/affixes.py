@@ -84,20 +84,19 @@ def list_own_affixes(base: str) -> Iterator[Affix]:
             yield Affix(after=after)
 
 
-def _parse_affix(affix: str, names: Sequence[str]) -> Affix:
-    """Parse --mask-affix; without `*`, it is a suffix or a prefix, whichever fits most names."""
+def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
+    """Return `cut_path` for the affix that --mask-affix names.
+
+    Without `*`, it is a suffix or a prefix of names, whichever fits most masks.
+    """
     if "*" in affix:
         before, _, after = affix.partition("*")
-        return Affix(before, after)
+        return partial(cut_path, Affix(before, after))
+    names = [base_name(remove_suffix(entry.path)) for entry in masks]
     end, beginning = Affix(after=affix), Affix(before=affix)
     num_with_end = sum(end.take(name) is not None for name in names)
     num_with_beginning = sum(beginning.take(name) is not None for name in names)
-    return beginning if num_with_beginning > num_with_end else end
-
-
-def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
-    """Return `cut_path` for the affix that --mask-affix names."""
-    cut = _parse_affix(affix, [base_name(remove_suffix(entry.path)) for entry in masks])
+    cut = beginning if num_with_beginning > num_with_end else end
     return partial(cut_path, cut)
 
 

@@ -217,22 +217,22 @@ class FeatureCollector:
             error=error,
         )
         for property_name, value in properties.items():
-            self._find_column(property_name).add(len(self._features), value)
+            if property_name not in self._columns:
+                if len(self._columns) == _MOST_PROPERTIES:
+                    raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
+                self._columns[property_name] = _Column()
+            self._columns[property_name].add(len(self._features), value)
         self._features.append(feature)
-
-    def _find_column(self, name: str) -> _Column:
-        if name not in self._columns:
-            if len(self._columns) == _MOST_PROPERTIES:
-                raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
-            self._columns[name] = _Column()
-        return self._columns[name]
 
     def _find_image(self, properties: Mapping[str, Any], crs: str) -> int:
         """Return the row of the image that a feature names, or of the one without a name."""
         name, uri = "", None
         for key in _IMAGE_PROPERTIES:
             value = properties.get(key)
-            if is_text(value) and _is_image(value):
+            if not is_text(value):
+                continue
+            path = split_uri(value)[0].replace("\\", "/")
+            if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
                 name, uri = value, value if key == "image_uri" else None
                 break
         image = name, uri, crs
@@ -453,12 +453,6 @@ def _open_ring(ring: Sequence[float]) -> array[float]:
     points = array("d", ring)
     is_closed = len(points) > 2 and points[:2] == points[-2:]
     return points[:-2] if is_closed else points
-
-
-def _is_image(text: str) -> bool:
-    """Tell whether a text ends like the path of an image."""
-    path, _ = split_uri(text)
-    return PurePosixPath(path.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_geometry_type(name: str, column: _Column) -> bool:
