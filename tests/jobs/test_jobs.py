@@ -79,7 +79,7 @@ WRONG = [
     (
         "evaluate",
         "--model {model} --images {images} --masks {model}",
-        "model.json: it has none of the forms that are read",
+        "model.json: it is in none of the supported formats",
     ),
 ]
 _RUN_ALL = """

@@ -233,9 +233,9 @@ class Annotations:
         try:
             return Annotations._read(pa.BufferReader(data))
         except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
-            raise ValueError(f"no annotations: {error}") from None
+            raise ValueError(f"the bytes are not annotations: {error}") from None
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"no annotations: {error!r}") from None
+            raise ValueError(f"the bytes are not annotations: {error!r}") from None
 
     @staticmethod
     def _read(source: pa.BufferReader) -> Annotations:
@@ -245,7 +245,7 @@ class Annotations:
         categories = list[Category]()
         for name, id in head["categories"]:
             if id is not None and type(id) is not int:
-                raise ValueError(f"the id {shorten(id)} of a category")
+                raise ValueError(f"a category has the id {shorten(id)}, not a whole number")
             categories.append(Category(str(name), id))
         _check_rows(images, objects, len(categories))
         return Annotations(
@@ -285,7 +285,7 @@ def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> Non
     ):
         rows = objects[column].to_numpy()
         if len(rows) and not first <= rows.min() <= rows.max() < count:
-            raise ValueError(f"an object with a row of {column} that is not there")
+            raise ValueError(f"an object refers to a row of {column} that does not exist")
 
 
 def _stack_fields(parts: pa.StructArray, *names: str) -> NDArray[np.float64]:

@@ -165,7 +165,7 @@ class AnnotationsBuilder:
             rows = [row for part in parts for row in _list_rows(part)]
         except (TypeError, ValueError, OverflowError):
             rows = []
-            error = error or f"the coordinate {_find_bad_number(parts)}, which is no number"
+            error = error or f"the coordinate {_find_bad_number(parts)} is not a number"
         for points, is_hole, counts, box in rows:
             self._points.extend(points)
             self._point_ends.append(len(self._points))

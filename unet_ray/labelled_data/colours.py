@@ -178,11 +178,11 @@ def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...])
     specs = wanted or tuple(ClassSpec(i, name) for i, name in enumerate(line_of, 1))
     missing = [spec.name for spec in specs if spec.name not in line_of]
     if missing or not specs:
+        lacking = f"no colour for {', '.join(missing)}" if missing else "none for a class"
         raise InputError(
-            f"{where} gives the colours of the masks, but of no class "
-            f"{', '.join(missing) or 'at all'}; it has {_name_lines(listed.classes) or 'none'}; "
-            "name some of these in --classes, or give ids (a=1,b=2) if the masks hold ids rather "
-            "than colours"
+            f"{where} gives the colours of the masks, but {lacking}; its classes are "
+            f"{_name_lines(listed.classes) or 'none'}; name some of these in --classes, or give "
+            "ids (a=1,b=2) if the masks hold ids rather than colours"
         )
     id_of = {spec.name: spec.id for spec in specs}
     colours: dict[int, int] = {}
@@ -258,8 +258,8 @@ def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
     for line in lines:
         if line.name in names:
             raise InputError(
-                f"{where}, line {line.number}: the name {line.name} stands in line "
-                f"{names[line.name]} as well; give each class one line"
+                f"{where}, line {line.number}: the name {line.name} is also in line "
+                f"{names[line.name]}; give each class one line"
             )
         names[line.name] = line.number
         if line.rgb is None:
@@ -296,7 +296,7 @@ def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
         return place.read(name, limit=_LARGEST_FILE)
     except FileTooLargeError:
         raise InputError(
-            f"{where}: more than {_LARGEST_FILE} bytes, which no list of colours has"
+            f"{where}: the file is larger than {_LARGEST_FILE} bytes, the limit for such files"
         ) from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
@@ -327,7 +327,7 @@ def _parse(
                     f"{where}, line {line.number}: name {shorten(line.name)}: choose {NAME_RULE}"
                 )
             if len(found) == MOST_COLOURS:
-                raise InputError(f"{where}: more than {MOST_COLOURS} colours")
+                raise InputError(f"{where}: it has more than {MOST_COLOURS} colours, the limit")
             found.append(line)
     except _LineError as error:
         raise InputError(f"{where}, line {error}") from None
@@ -374,13 +374,15 @@ def _read_class_dict(lines: Iterable[str]) -> Iterator[_Line]:
         places = {name: header.index(name) for name in ("name", "r", "g", "b") if name in header}
         if len(places) < 4:
             raise _LineError(
-                f"1: the columns are {shorten(','.join(header))}; name,r,g,b is needed"
+                f"1: the columns are {shorten(','.join(header))}; name,r,g,b are required"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) <= max(places.values()):
-                raise _LineError(f"{rows.line_num}: {len(row)} of {len(header)} columns")
+                raise _LineError(
+                    f"{rows.line_num}: it has {len(row)} columns, but the header has {len(header)}"
+                )
             name = row[places["name"]].strip()
             colour = [row[places[channel]].strip() for channel in ("r", "g", "b")]
             yield _Line(rows.line_num, name, _join_colour(rows.line_num, colour))

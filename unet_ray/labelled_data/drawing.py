@@ -255,7 +255,7 @@ class _Scale:
         most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
         if self._outline_px > most:
             raise ValueError(
-                f"it and the outlines before it in the image are longer than {most} px"
+                f"it and the outlines before it in the image exceed the limit of {most} px"
             )
         (drawn,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
         counts = decompress_counts(drawn["counts"])
@@ -272,12 +272,12 @@ class _Scale:
             top, left = 0, 0
             if (height, width) != self.drawn:
                 raise ValueError(
-                    f"run lengths of {width}×{height} px, but the image has "
+                    f"its run lengths have {width}×{height} px, but the image has "
                     f"{image_width}×{image_height} px"
                 )
         if not (0 <= top <= image_height - height and 0 <= left <= image_width - width):
             raise ValueError(
-                f"run lengths of {width}×{height} px at {left}, {top}, but the image has "
+                f"its run lengths have {width}×{height} px at {left}, {top}, but the image has "
                 f"{image_width}×{image_height} px"
             )
         counts = decompress_counts(part["counts"])
@@ -401,7 +401,7 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> flo
         )
     length = float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
     if length > _MOST_OUTLINE_PX:
-        raise ValueError(f"an outline of {length:.0f} px; the longest is {_MOST_OUTLINE_PX} px")
+        raise ValueError(f"an outline has {length:.0f} px; the limit is {_MOST_OUTLINE_PX} px")
     return length
 
 

@@ -177,7 +177,7 @@ def _find_in_label_files(
     _check_drawing(drawing, named, options)
     rows = annotations.images.to_pylist()
     if not rows:
-        raise InputError(f"{named} names no image; give the label files of the images")
+        raise InputError(f"{named} names no images; give the label files of the images")
     found = find_images(images.entries, map(_list_texts, rows), named)
     keys = [split_uri(row["uri"] or row["name"])[1] for row in rows]
     sources = _find_sources(images, found.entries, keys, options)
@@ -400,7 +400,7 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: in
     if empty:
         lines.append(
             f"{len(empty)} classes have no object ({_show(empty)}): they can be neither learnt nor "
-            "measured; --classes names those that count"
+            "measured; name only the other classes in --classes"
         )
     return lines
 
@@ -461,7 +461,10 @@ def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[L
         for image, plane in zip(images, planes, strict=True):
             have_axes = _has_axes(image) and _has_axes(plane)
             if len(planes) > 1 and image.key != plane.key and have_axes:
-                return f"{image.uri} stands beside {plane.uri}; save both with the same axes"
+                return (
+                    f"{image.uri} is paired with {plane.uri}, but their axes differ; save both "
+                    "with the same axes"
+                )
     return [
         LabelledImage(image, tuple(planes[index] for planes in masks))
         for index, image in enumerate(images)
@@ -492,7 +495,7 @@ def _choose_plane(images: Sequence[ImageSource], options: LabelOptions) -> Image
         return found[0]
     first = image_uri("", images[0].key).removeprefix("#")
     last = image_uri("", images[-1].key).removeprefix("#")
-    held = f"holds {len(images)} images, {first} to {last}, and its labels are of one"
+    held = f"holds {len(images)} images, {first} to {last}, but its labels belong to one of them"
     if not options.planes:
-        return f"{held}: --planes says of which, as in --planes {first}"
-    return f"{held}: {len(found)} of them are those of --planes"
+        return f"{held}: say which with --planes, as in --planes {first}"
+    return f"{held}: --planes selects {len(found)} of them; it must select one"

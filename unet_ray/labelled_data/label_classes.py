@@ -45,7 +45,7 @@ def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str |
                 if not file.exists():
                     continue
             except OSError as error:
-                raise InputError(f"{named}: {file.uri}: cannot be looked at: {error}") from None
+                raise InputError(f"{named}: {file.uri}: cannot be accessed: {error}") from None
             found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
             names = {each.id: each.name for each in found.categories if each.id is not None}
             return names, file.uri
@@ -74,7 +74,7 @@ def name_categories(
     flag = ",".join(f"NAME={number}" for number in numbers)
     if not names and not classes:
         raise InputError(
-            f"{named}: its classes have numbers ({', '.join(map(str, numbers))}), and there is no "
+            f"{named}: its classes are numbers ({', '.join(map(str, numbers))}), and there is no "
             f"data.yaml or classes.txt with their names; give --classes {flag}"
         )
     if not names:
@@ -91,7 +91,7 @@ def name_categories(
     missing = [number for number in numbers if number not in names]
     if missing:
         there = ", ".join(f"{name}={number}" for number, name in names.items())
-        raise InputError(f"{named}: class {missing[0]} has no name among {there}")
+        raise InputError(f"{named}: class {missing[0]} has no name; the named classes are {there}")
     renamed = tuple(
         Category(names[each.id], each.id) for each in annotations.categories if each.id is not None
     )
@@ -120,7 +120,7 @@ def choose_classes(
     for name in wanted:
         if name not in names:
             there = ", ".join(dict.fromkeys(names))
-            raise InputError(f"{named}: no category {name}; there are {there}")
+            raise InputError(f"{named}: it has no category {name}; there are {there}")
     classes = classes or _list_classes(annotations, area)
     if not classes:
         raise InputError(f"{named}: it has no category of objects")

@@ -64,7 +64,7 @@ class LabelledWindow(LabelledImage):
         decoder = process_decoder()
         size = decoder.open(file, lossy_samples=access.options.lossy_samples)
         if size != self.size:
-            raise ImageError("changed", f"the image has {size[1]}×{size[0]} px now")
+            raise ImageError("changed", f"the image now has {size[1]}×{size[0]} px")
         chosen = self.choose_channels(decoder.window(self.window), access)
         drawing = access.drawing
         if self.row is None or drawing is None:

@@ -78,6 +78,6 @@ def check_same_colours(files: Iterable[tuple[str, Colours]], compared: Collectio
             if before != colour:
                 raise InputError(
                     f"the palettes of the masks differ: {value} is #{before:06x} in {where}, "
-                    f"#{colour:06x} in {uri}, so that indices are no classes; name colours, as in "
-                    "--classes leaf=#307020,symptom=#c03030, or save ids as grey values"
+                    f"#{colour:06x} in {uri}, so indices do not identify classes; give colours, as "
+                    "in --classes leaf=#307020,symptom=#c03030, or save ids as grey values"
                 )

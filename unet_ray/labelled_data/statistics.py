@@ -367,15 +367,15 @@ def settle_statistics(
     overlaps = [each.overlap for each in found if each.overlap]
     if overlaps:  # tools show the object on top, but label files do not say which one is meant
         notes.append(
-            f"{sum(overlaps)} pixels in {len(overlaps)} images are of several classes: an object "
-            "that is drawn on one of another class is both, since each class has a mask of its own"
+            f"{sum(overlaps)} pixels in {len(overlaps)} images belong to several classes: an "
+            "object drawn over one of another class counts as both, since each class has its own "
+            "mask"
         )
     if contrast := look_misplaced([each.edge_contrast for each in found]):
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
-            "the gradient beside them, as of labels that are turned, shifted, drawn too large or "
-            "of other images; "
-            "look at labels.png (--dry-run writes it without a training)"
+            "the gradient beside them, as if they were turned, shifted, drawn too large or made "
+            "for other images; look at labels.png (--dry-run writes it without training)"
         )
     found, order = _align_channels(found)
     if order:

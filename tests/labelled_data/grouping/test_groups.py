@@ -68,13 +68,13 @@ def test_groups_are_folders_or_what_an_expression_finds(
 @pytest.mark.parametrize(
     ("group_by", "message"),
     [
-        (-4, "--group-by -4: 4 of 4 files lie less deep below --images, the first is a/s1/1.png;"),
+        (-4, "--group-by -4: 4 of 4 files have no folder at that level, the first is a/s1/1.png;"),
         (-3, "--group-by -3: all 4 images are in one group, .; group by something"),
         (0, "--group-by 0: give -1 for the folder of each file"),
-        ("(", "--group-by (: neither none, nor a level of folders"),
-        ("^a/", "--group-by ^a/: 1 of 4 files have nothing that this regular expression finds"),
-        ("", "--group-by : 4 of 4 files have nothing"),
-        ("(x)?", "--group-by (x)?: 4 of 4 files have nothing"),
+        ("(", "--group-by ( is neither none, nor a level of folders"),
+        ("^a/", "--group-by ^a/: 1 of 4 files do not match this regular expression"),
+        ("", "--group-by : 4 of 4 files do not match"),
+        ("(x)?", "--group-by (x)?: 4 of 4 files do not match"),
         ("png", "--group-by png: all 4 images are in one group, png;"),
     ],
 )
@@ -116,8 +116,16 @@ def test_groups_are_the_values_of_a_column_of_the_manifest(
             "the column patient of the manifest is list",
         ),
         ("s.", {"s.": ["p", "p", "q", "q"]}, "write (?:s.) for the expression, or rename the"),
-        ("-1", {"-1": ["p", "p", "q", "q"]}, "has a meaning of its own, and is a column of the"),
-        ("none", {"none": ["p", "p", "q", "q"]}, "has a meaning of its own, and is a column of"),
+        (
+            "-1",
+            {"-1": ["p", "p", "q", "q"]},
+            "has a meaning of its own, but is also a column of the",
+        ),
+        (
+            "none",
+            {"none": ["p", "p", "q", "q"]},
+            "has a meaning of its own, but is also a column of",
+        ),
     ],
 )
 def test_columns_that_do_not_group_or_that_mean_two_things_are_refused(

@@ -86,7 +86,7 @@ def _read_records(file: BufferedReader) -> Iterator[tuple[str, Any]]:
     while line := file.readline(_LONGEST_LINE):
         number += 1
         if len(held) + len(line) > _LONGEST_LINE:
-            raise LabelError(f"line {number}: a record of more than {_LONGEST_LINE} bytes")
+            raise LabelError(f"line {number}: a record has more than {_LONGEST_LINE} bytes")
         if is_separated and not line.startswith(_SEPARATOR):
             held += line
             continue
@@ -159,7 +159,7 @@ class _Parser:
         if not self._has_features:
             has_geometry = "coordinates" in self._root or "geometries" in self._root
             if kind != "Feature" and not has_geometry:
-                raise LabelError(f"no GeoJSON with features: its type is {shorten(kind)}")
+                raise LabelError(f"not GeoJSON with features: its type is {shorten(kind)}")
             self.take_value("feature", self._root)
         self._check_qupath()
         uri = self._root.get("image_uri")
@@ -260,7 +260,9 @@ class _Parser:
         if len(self._planes) > 1:
             planes = sorted(self._planes)[:3]
             shown = ", ".join(f"z={z} t={t}" for z, t in planes)
-            raise LabelError(f"objects on several planes ({shown}); export one plane per file")
+            raise LabelError(
+                f"it has objects on several planes ({shown}); export one plane per file"
+            )
         if self._planes - {("0", "0")}:
             self._builder.notes.append(
                 "all objects lie on one plane of a stack (z or t is not 0); the plane is not used"
@@ -271,10 +273,11 @@ class _Parser:
         num_unclassified = sum(self._qupath[kind, False] for kind in kinds)
         if num_unclassified and self._builder.label_property is None:
             raise LabelError(
-                f"annotations beside detections or cells, and {num_unclassified} of them have no "
-                "class: areas in which all was labelled, or objects? Export the detections or the "
-                "annotations alone, or give --label-property objectType, so that the kinds are "
-                "classes, and with it --area-class annotation if the annotations are such areas"
+                "it has annotations beside detections or cells, and "
+                f"{num_unclassified} of them have no class, so the annotations may be objects, or "
+                "areas in which everything was labelled; export the detections or the annotations "
+                "alone, or give --label-property objectType, so that the kinds are classes, and "
+                "add --area-class annotation if the annotations are such areas"
             )
         self._builder.notes.append("annotations are drawn first, detections and cells over them")
 
@@ -336,14 +339,14 @@ def _flatten(properties: dict[str, Any]) -> dict[str, Any]:
 def _flatten_rings(where: str, rings: object) -> list[Sequence[float]]:
     """Return rings whose points are pairs, or triples with a height, as x and y in turn."""
     if not isinstance(rings, list):
-        raise LabelError(f"{where} has a polygon of {shorten(rings)}; give its rings")
+        raise LabelError(f"{where} has the polygon {shorten(rings)}; give its rings")
     flat: list[Sequence[float]] = []
     for ring in rings:
         is_ring = isinstance(ring, list) and all(
             isinstance(point, list) and len(point) >= 2 for point in ring
         )
         if not is_ring:
-            raise LabelError(f"{where} has a ring of {shorten(ring)}; give its points")
+            raise LabelError(f"{where} has the ring {shorten(ring)}; give its points")
         flat.append([number for point in ring for number in point[:2]])
     return flat
 

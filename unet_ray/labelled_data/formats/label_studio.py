@@ -107,7 +107,7 @@ def _read_lines(file: BufferedReader) -> Iterator[tuple[str, Any]]:
         except RecursionError:
             raise LabelError(f"line {number}: it is nested too deeply") from None
         except UnicodeDecodeError:
-            raise LabelError(f"line {number}: it is no UTF-8 text; save it as UTF-8") from None
+            raise LabelError(f"line {number}: it is not UTF-8 text; save it as UTF-8") from None
         except json.JSONDecodeError as error:
             raise LabelError(f"line {number}, column {error.colno}: {error.msg}") from None
         except ValueError as error:  # a number of thousands of digits
@@ -169,7 +169,7 @@ class _Parser:
         if self._num_turned:
             self._builder.notes.append(
                 f"images that were turned in Label Studio's view: {self._num_turned}; their labels "
-                "are read as those of the image that is not turned"
+                "are read as those of the image before it was turned"
             )
 
     def _take_record(self, where: str, record: dict[str, Any]) -> None:

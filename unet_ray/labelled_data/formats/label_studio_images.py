@@ -93,7 +93,7 @@ def _choose_keys(
         raise LabelError(
             f"{where}: its regions may be drawn on {first} ({shorten(images[first][0])}) or on "
             f"{second} ({shorten(images[second][0])}); give the image the key {_MAIN_KEY} in the "
-            "data of the tasks, or take the other one out"
+            "data of the tasks, or remove the other one"
         )
     return candidates
 

@@ -40,7 +40,7 @@ from unet_ray.labelled_data.pairing.image_names import find_images
 _MOST_PIXELS = 10**6
 """Upper limit of coordinates in an image (px); slides have up to about 200,000."""
 _ELSEWHERE = "features that lie on no image"
-_NO_NUMBER = "features with coordinates that are no numbers, or have no place in an image's system"
+_NO_NUMBER = "features with coordinates that are not numbers, or have no place in an image's system"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def place_on_images(
     except LabelError as error:
         raise InputError(f"{named}: {error}") from None
     except shapely.errors.GEOSException as error:
-        raise InputError(f"{named}: outlines that cannot be cut: {one_line(error)}") from None
+        raise InputError(f"{named}: outlines cannot be cut: {one_line(error)}") from None
 
 
 class _Placement:
@@ -286,10 +286,11 @@ class _Placement:
             return 0
         if not self._images:
             raise LabelError("its coordinates are pixels, but there are no images")
+        example = remove_suffix(self._images[0].entry.path)
         raise LabelError(
-            f"its coordinates are pixels, but of which of the {len(self._images)} images? Call the "
-            f"file as its image, for example {remove_suffix(self._images[0].entry.path)} instead "
-            f"of {_first_place(given)}; a folder may hold a file for each image"
+            f"its coordinates are pixels, but it does not say of which of the {len(self._images)} "
+            f"images; name the file after its image, for example {example} instead of "
+            f"{_first_place(given)}; a folder may hold a file for each image"
         )
 
     def _new_row(self, index: int, origin: int) -> int:
@@ -307,7 +308,7 @@ class _Placement:
         error = objects["error"][number].as_py()
         polygons = []
         if outline is None:
-            error = error or "a coordinate that is no finite number"
+            error = error or "a coordinate is not a finite number"
         else:
             polygons = _list_polygons(outline)
         self._builder.add_object(
@@ -365,11 +366,11 @@ def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_
     find_system(label_crs, " (--label-crs)")
     if annotations.images["crs"].null_count == len(annotations.images):
         raise LabelError(
-            f"--label-crs {label_crs}, but coordinates of this form are pixels; omit the flag"
+            f"--label-crs {label_crs}: coordinates in this format are pixels; omit the flag"
         )
     if all(image.georeference is None for image in images):
         raise LabelError(
-            f"--label-crs {label_crs}, but no image is georeferenced by an EPSG code; give GeoTIFFs"
+            f"--label-crs {label_crs}: no image is georeferenced by an EPSG code; give GeoTIFFs"
             ", or --label-crs pixels"
         )
 

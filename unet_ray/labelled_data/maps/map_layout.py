@@ -81,7 +81,7 @@ class Layout:
         if fits:
             remedy = f"give --label-crs {' or '.join(fits)}, in which features lie on images"
         raise LabelError(
-            "it does not say in which coordinate system its coordinates are, and images are "
+            "it does not state the coordinate system of its coordinates, but images are "
             f"georeferenced; {remedy}"
         )
 
@@ -232,7 +232,7 @@ def find_system(crs: str, where: str = "") -> CRS:
     except CRSError:
         pass
     raise LabelError(
-        f"no coordinate system {crs[:60]}{where} is known; give --label-crs pixels or EPSG:n"
+        f"the coordinate system {crs[:60]}{where} is unknown; give --label-crs pixels or EPSG:n"
     )
 
 

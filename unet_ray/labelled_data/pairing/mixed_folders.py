@@ -41,7 +41,7 @@ def part_one_folder(
         return images.entries, masks.entries, []
     rest = tuple(entry for entry in images.entries if entry.uri not in of_masks)
     if rest and len(common) == len(masks.entries):  # masks lie in a folder of the images
-        return rest, masks.entries, [f"{len(common)} files are masks, and no images"]
+        return rest, masks.entries, [f"{len(common)} files are taken as masks, not images"]
     if affix:
         key = make_cutter(affix, masks.entries)
         chosen = {entry.uri for entry in masks.entries if key(entry.path) is not None}

@@ -108,14 +108,14 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             best = max([best, *found], key=lambda each: len(each.pairs))
         best = whole or best
     if best.doubts:
-        raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
+        raise InputError(f"{best.doubts[0]}; keep one, or select files by a glob")
     if not best.pairs:
         first_mask = mask_entries[0].path if mask_entries else "no mask"
         raise InputError(
             f"no mask in {masks.root.uri} has the name of an image in {images.root.uri}: "
-            f"{first_mask}, {image_entries[0].path}; give --mask-affix with what mask names have "
-            "beside those of their images (_mask, mask_, a pattern such as mask_*_v2, or * for "
-            "equal names in other folders), or globs for --images and --masks"
+            f"{first_mask}, {image_entries[0].path}; give --mask-affix with the text that mask "
+            "names add to those of their images (_mask, mask_, a pattern such as mask_*_v2, or * "
+            "for equal names in other folders), or globs for --images and --masks"
         )
     paired = {pair.image.uri for pair in best.pairs}
     unlabelled = tuple(entry for entry in image_entries if entry.uri not in paired)
@@ -232,7 +232,7 @@ def _match(step: _Step, images: Sequence[FileEntry], masks: Sequence[FileEntry])
             orphans += [entry.path for entry in found]
         elif len(partners) > 1:
             doubts.append(
-                f"{partners[0].path} and {partners[1].path} have one mask, {found[0].path}"
+                f"{partners[0].path} and {partners[1].path} share the mask {found[0].path}"
             )
         elif len(found) > 1:
             doubts.append(f"{found[0].path} and {found[1].path} are masks of {partners[0].path}")

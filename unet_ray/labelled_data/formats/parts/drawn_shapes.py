@@ -125,13 +125,13 @@ def to_number(value: object) -> float:
         ValueError: The value is not a number, or is too large for a coordinate.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{shorten(value)} where a number must be")
+        raise ValueError(f"{shorten(value)} is not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"{shorten(value)} where a number must be") from None
+        raise ValueError(f"{shorten(value)} is not a number") from None
     if not abs(number) < _MOST_PX:
-        raise ValueError(f"the number {number:g}")
+        raise ValueError(f"the number {number:g} cannot be a coordinate")
     return number
 
 

@@ -198,7 +198,7 @@ class FeatureCollector:
             for rings in polygons:
                 parts.append([_open_ring(ring) for ring in rings])
         except (TypeError, ValueError, OverflowError):
-            parts, error = [], "a coordinate that is no number"
+            parts, error = [], "a coordinate is not a number"
         kept: list[tuple[array[float], ...]] = []
         for rings in parts:
             if rings and len(rings[0]) >= 6:
@@ -219,7 +219,7 @@ class FeatureCollector:
         for property_name, value in properties.items():
             if property_name not in self._columns:
                 if len(self._columns) == _MOST_PROPERTIES:
-                    raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
+                    raise LabelError(f"its features have more than {_MOST_PROPERTIES} properties")
                 self._columns[property_name] = _Column()
             self._columns[property_name].add(len(self._features), value)
         self._features.append(feature)
@@ -349,7 +349,7 @@ class FeatureCollector:
         several = {name: column for name, column in usable.items() if _may_tell_apart(name, column)}
         if several:
             raise LabelError(
-                f"no property that is called class, label or the like; the features have "
+                f"no property is called class, label or the like; the features have "
                 f"{_describe(several)}; name the class with --label-property "
                 f"{next(iter(several))}, or give --label-property {ONE_CLASS} for a single class"
             )
@@ -379,13 +379,13 @@ class FeatureCollector:
         if first.looks_like_ids:
             raise LabelError(
                 f"the property {order[0]} has {len(first.codes)} values in {len(first.rows)} "
-                f"features: names of classes, or of single objects? Give --label-property "
-                f"{order[0]} for the first, --label-property {ONE_CLASS} for a single class"
+                f"features, which may name classes or single objects; give --label-property "
+                f"{order[0]} if they name classes, --label-property {ONE_CLASS} for a single class"
             )
         others = [name for name in order[1:] if not _fold(name).endswith("id")]
         if others:  # in another file of the folder, they may differ
             self._builder.notes.append(
-                f"the property {order[0]} names the class; {', '.join(others)} would say the same"
+                f"the property {order[0]} names the class; {', '.join(others)} would give the same"
             )
         return first
 

@@ -160,10 +160,10 @@ def read_corners(value: object) -> list[float]:
         ValueError: The value is not such a list, or a number is not finite.
     """
     if not isinstance(value, list):
-        raise ValueError(f"corners of {shorten(value)}; give a list of [x, y]")
+        raise ValueError(f"its corners are {shorten(value)}; give a list of [x, y]")
     for point in value:
         if not isinstance(point, list) or len(point) != 2:
-            raise ValueError(f"a corner of {shorten(point)}; give [x, y]")
+            raise ValueError(f"one of its corners is {shorten(point)}; give [x, y]")
     return read_numbers([number for point in value for number in point])
 
 
@@ -171,7 +171,7 @@ def read_numbers(values: Sequence[Any]) -> list[float]:
     """Return coordinates as floats; raise ValueError if one is not a finite number."""
     for value in values:
         if type(value) not in (int, float) or not abs(value) < 2**63:
-            raise ValueError(f"the coordinate {shorten(value)}, which is no number in px")
+            raise ValueError(f"the coordinate {shorten(value)} is not a number in px")
     return [float(value) for value in values]
 
 
@@ -208,12 +208,12 @@ def outline_ellipse(
 def read_base64(text: object) -> bytes:
     """Decode a base64 text; raise ValueError if the value is not such a text."""
     if not isinstance(text, str) or not text:
-        raise ValueError(f"a mask of {shorten(text)}; give a PNG as base64")
+        raise ValueError(f"its mask is {shorten(text)}; give a PNG as base64")
     _, _, code = text.rpartition("base64,")
     try:
         return base64.b64decode("".join(code.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("a mask that is no base64") from None
+        raise ValueError("its mask is not valid base64") from None
 
 
 def read_png_mask(data: bytes) -> NDArray[np.bool_]:
@@ -233,13 +233,13 @@ def read_png_mask(data: bytes) -> NDArray[np.bool_]:
     except ImageError as error:
         if error.error_type == "out_of_memory":
             raise
-        raise ValueError(f"a mask that cannot be read: {error.message}") from None
+        raise ValueError(f"its mask cannot be read: {error.message}") from None
     if not has_alpha:
         return np.logical_or.reduce(np.atleast_3d(samples != 0), axis=2)
     is_drawn = samples[:, :, 3] > 0
     is_coloured = samples[:, :, :3].any(axis=2)
     if is_drawn.all() and is_coloured.any() and not is_coloured.all():
-        raise ValueError("a mask that is opaque everywhere but not of one colour; save it as grey")
+        raise ValueError("its mask is opaque everywhere, but has several colours; save it as grey")
     return is_drawn
 
 
@@ -273,7 +273,7 @@ def place_mask(
     columns = slice(max(-left, 0), max(width - left, 0))
     inside = mask_hw[rows, columns]
     if not inside.size:
-        raise ValueError(f"a mask at {left}, {top}, outside of the image")
+        raise ValueError(f"its mask begins at {left}, {top}, outside of the image")
     return Runs(
         counts=encode_rle(inside),
         height=inside.shape[0],
