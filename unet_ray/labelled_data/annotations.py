@@ -109,7 +109,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Runs:
-    """Run lengths of a whole image or of a box of it."""
+    """Run lengths of a whole image or of a box in it."""
 
     counts: bytes
     """COCO compressed run lengths: column-major, background first."""

@@ -46,10 +46,19 @@ class AnnotationsBuilder:
         self._rows_by_name: dict[str, int] = {}
         self._images: list[dict[str, Any] | None] = []
         self._merged: dict[int, int] = {}
-        self._image, self._category = array("i"), array("i")
-        self._is_ignored, self._labels, self._errors = array("b"), _Texts(), dict[int, str]()
-        self._part_ends, self._point_ends, self._points = array("i"), array("i"), array("d")
-        self._is_hole, self._counts, self._boxes = array("b"), _Texts(), array("i")
+        # columns of the objects
+        self._image = array("i")
+        self._category = array("i")
+        self._is_ignored = array("b")
+        self._labels = _Texts()
+        self._errors: dict[int, str] = {}
+        self._part_ends = array("i")
+        # columns of their parts
+        self._point_ends = array("i")
+        self._points = array("d")
+        self._is_hole = array("b")
+        self._counts = _Texts()
+        self._boxes = array("i")
 
     def add_category(self, name: str, id: int | None = None) -> int:
         """Add a category and return its row."""
@@ -223,7 +232,10 @@ class AnnotationsBuilder:
 
     def _settle_images(self) -> tuple[pa.Table, NDArray[np.int32]]:
         """Return the described images, and the new row of each row here; -1: none."""
-        known = [row for row, each in enumerate(self._images) if each and row not in self._merged]
+        known = []
+        for row, described in enumerate(self._images):
+            if described and row not in self._merged:
+                known.append(row)
         row_of = np.full(len(self._images), -1, np.int32)
         row_of[known] = np.arange(len(known))
         for row, into in self._merged.items():

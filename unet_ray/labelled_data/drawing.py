@@ -200,7 +200,7 @@ class _Canvas:
 
 
 def _clip_runs(found: Sequence[tuple[int, int]], height: int, window: Box) -> list[tuple[int, int]]:
-    """Return runs of an image as runs of a window of it.
+    """Return runs of an image as runs of one of its windows.
 
     Args:
         found: (First, last + 1) of each run in order, column-major in the image.

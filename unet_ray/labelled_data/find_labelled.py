@@ -137,7 +137,8 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
         else:
             items += found
     if not items:
-        raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
+        reasons = [*unequal, *pairing.incomplete]
+        raise InputError(f"--masks {masks.root.uri}: {reasons[0]}")
     notes += pairing.notes
     unlabelled = [entry.path for entry in pairing.unlabelled]
     if unlabelled:
@@ -382,8 +383,8 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: in
     counts, num_others = count_objects(drawing)
     lines = []
     for what, count in drawing.annotations.left_out.items():
-        # a text with a colon states the outcome itself
-        lines.append(f"{count} {what}" if ": " in what else f"left out: {count} {what}")
+        states_outcome = ": " in what
+        lines.append(f"{count} {what}" if states_outcome else f"left out: {count} {what}")
     if num_others:
         others = {
             category.name
@@ -418,7 +419,10 @@ def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list
 
 
 def _show(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    shown = [*names[:_SHOWN]]
+    if len(names) > _SHOWN:
+        shown.append("…")
+    return ", ".join(shown)
 
 
 def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
@@ -465,10 +469,11 @@ def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[L
                     f"{image.uri} is paired with {plane.uri}, but their axes differ; save both "
                     "with the same axes"
                 )
-    return [
-        LabelledImage(image, tuple(planes[index] for planes in masks))
-        for index, image in enumerate(images)
-    ]
+    items = []
+    for index, image in enumerate(images):
+        masks_of_image = tuple(planes[index] for planes in masks)
+        items.append(LabelledImage(image, masks_of_image))
+    return items
 
 
 def _split_channels(masks: list[ImageSource]) -> list[ImageSource]:

@@ -137,7 +137,8 @@ def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec
     any category has no id, classes are numbered from 1.
     """
     chosen = [each for each in annotations.categories if each.name != area]
-    ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}
+    chosen.sort(key=lambda each: each.id or 0)
+    ids = {each.name: each.id for each in chosen}
     if any(number is None for number in ids.values()):
         ids = {name: number for number, name in enumerate(ids, 1)}
     return tuple(ClassSpec(number or 0, name) for name, number in ids.items())

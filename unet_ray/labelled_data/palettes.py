@@ -37,7 +37,8 @@ def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
         colours.append(int.from_bytes(palette[start : start + 3], "big"))
     if len(colours) > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
         colours[:2] = colours[1::-1]  # the decoder swaps the two
-    return [(value, colours[value]) for value in sorted(values) if 0 <= value < len(colours)]
+    found = [value for value in sorted(values) if 0 <= value < len(colours)]
+    return [(value, colours[value]) for value in found]
 
 
 def _find_palette(png: bytes) -> bytes:

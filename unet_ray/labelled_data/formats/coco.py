@@ -100,8 +100,10 @@ class _Parser:
         unknown = [number for number in self._uses if number not in self._categories]
         if unknown:
             count = sum(self._uses[number] for number in unknown)
-            names = {number: name for number, (name, _) in self._categories.items()}
-            there = ", ".join(f"{shorten(number)} ({name})" for number, name in names.items())
+            known = []
+            for number, (name, _) in self._categories.items():
+                known.append(f"{shorten(number)} ({name})")
+            there = ", ".join(known)
             raise LabelError(
                 f"{count} annotations have a category_id that is not among the categories, the "
                 f"first is {self._first_use[unknown[0]]} with {shorten(unknown[0])}; there are "
@@ -268,8 +270,8 @@ def _read_runs(segmentation: dict[str, Any]) -> Runs:
     """Return run lengths; raise ValueError if they cannot be read."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     sides = size if isinstance(size, list) else []
-    are_sides = all(type(side) is int and 0 < side < 2**31 for side in sides)
-    if len(sides) != 2 or not are_sides or not isinstance(counts, str | list):
+    is_size = len(sides) == 2 and all(type(side) is int and 0 < side < 2**31 for side in sides)
+    if not is_size or not isinstance(counts, str | list):
         raise ValueError(f"its run lengths have the size {shorten(size)} and {shorten(counts)}")
     height, width = sides
     if isinstance(counts, str):

@@ -111,7 +111,9 @@ class _Parser:
             size = _read_size(node)
         except ValueError as failure:
             error = str(failure)
-        labels = hash(tuple(_freeze(child) for child in node.children)) if node.children else None
+        labels = None
+        if node.children:
+            labels = hash(tuple(map(_freeze, node.children)))
         row, is_new = self._images.find_row((name, subset), name=name, where=where, labels=labels)
         if not is_new:
             return

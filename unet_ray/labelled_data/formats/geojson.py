@@ -221,7 +221,8 @@ class _Parser:
             plane = feature["geometry"].get("plane")
             if not isinstance(plane, dict):
                 plane = {}
-            self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
+            z, t = str(plane.get("z", 0)), str(plane.get("t", 0))
+            self._planes.add((z, t))
             if isinstance(feature.get("nucleusGeometry"), dict):
                 self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
         number = feature.get("id")

@@ -149,7 +149,8 @@ def _read_layer(
                 properties[name] = value
         if is_one_of_several:
             properties["layer"] = layer.table
-        label = f"feature {key[0] if len(key) == 1 else number} of {layer.table}"
+        identity = key[0] if len(key) == 1 else number
+        label = f"feature {identity} of {layer.table}"
         polygons = list_polygons(geometry, builder)
         if polygons:
             features.add(label, polygons, properties, crs=layer.crs)

@@ -47,7 +47,8 @@ _LINES = (".jsonl", ".ndjson")
 def _recognises(head: bytes) -> bool:
     is_coco = b'"images"' in head and (b'"categories"' in head or b'"file_name"' in head)
     has_task = b'"data"' in head and (b'"annotations"' in head or b'"predictions"' in head)
-    is_known = has_task or any(f'"{key}"'.encode() in head for key in _KEYS)
+    has_own_key = any(f'"{key}"'.encode() in head for key in _KEYS)
+    is_known = has_task or has_own_key
     return _first_character(head) in (b"[", b"{") and is_known and not is_coco
 
 
@@ -301,7 +302,9 @@ def _read_time(value: object) -> float:
 def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
     """Return the image on which a region was drawn."""
     keys = {image.key for image in images}
-    on_key = [image for image in images if len(keys) == 1 or image.key == region.target]
+    on_key = images
+    if len(keys) > 1:
+        on_key = [image for image in images if image.key == region.target]
     if len(on_key) == 1 and len(keys) == len(images):
         return on_key[0]
     for image in on_key:

@@ -62,7 +62,8 @@ def find_task_images(
     ]
     if len(found) > 1:
         return found
-    hints = [images[key][0] for key in images if key != chosen[0] and _is_hint(key)]
+    others = [key for key in images if key != chosen[0]]
+    hints = [images[key][0] for key in others if _is_hint(key)]
     return [replace(found[0], places=(*places, *hints))]
 
 

@@ -130,7 +130,7 @@ def _read_part(
 
 
 def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None) -> Runs:
-    """Return a mask; its corners are pixels of it, and give its place."""
+    """Return a mask; its two corners are pixels of the image, and give its place."""
     if len(corners) != 4:
         raise ValueError(f"its mask has {len(corners) // 2} corners; give two")
     mask_hw = read_png_mask(read_base64(code))

@@ -124,7 +124,10 @@ def _read_outline(kind: str, points: object, builder: AnnotationsBuilder) -> Pol
         builder.left_out[FEW_POINTS] += 1
         return None
     shift = 0.5 if are_pixels else 0.0
-    moved = [[number + shift for number in ring] for ring in rings if len(ring) >= 6]
+    moved = []
+    for ring in rings:
+        if len(ring) >= 6:
+            moved.append([number + shift for number in ring])
     return Polygon(moved[0], moved[1:])
 
 

@@ -43,6 +43,8 @@ _LONGEST_LINE = 2**24
 """Longest line (characters): a polygon of half a million corners."""
 _LONGEST_YAML = 2**20
 """Largest YAML (bytes); a thousand names take 20 KB."""
+_NULLS = ("", "~", "null", "Null", "NULL")
+"""Texts that are null in YAML unless they are quoted."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _IMAGE_PATH = re.compile(r"\.(jpe?g|jpe|png|tiff?|bmp|webp|gif|jp2|avif)$", re.IGNORECASE)
 _FORM = "a line is a class number and the corners x y x y …, as shares of width and height"
@@ -145,7 +147,8 @@ def _list_places(stem: str) -> list[str]:
     parts = stem.split("/")
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "labels":
-            return ["/".join([*parts[:place], "images", *parts[place + 1 :]])]
+            parts[place] = "images"
+            return ["/".join(parts)]
     return []
 
 
@@ -251,8 +254,10 @@ def _read_box(line: _Line) -> Polygon | None:
 def _is_box(corners: array[float]) -> bool:
     """Tell whether opposite sides of an outline of four corners are parallel and equally long."""
     x1, y1, x2, y2, x3, y3, x4, y4 = corners
-    # true if both diagonals have the same centre
-    return abs(x1 + x3 - x2 - x4) < 1e-4 and abs(y1 + y3 - y2 - y4) < 1e-4
+    # both diagonals have the same centre
+    is_same_x = abs(x1 + x3 - x2 - x4) < 1e-4
+    is_same_y = abs(y1 + y3 - y2 - y4) < 1e-4
+    return is_same_x and is_same_y
 
 
 def _parse_names(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
@@ -305,8 +310,9 @@ def _read_yaml_names(file: BufferedReader, builder: AnnotationsBuilder) -> dict[
     names, count = values.get("names"), values.get("nc")
     if names is None and count is None:
         raise LabelError("not a data.yaml: it has neither names nor nc")
-    is_plain = isinstance(names, yaml.ScalarNode) and not names.style
-    if names is None or (is_plain and names.value in ("", "~", "null", "Null", "NULL")):
+    is_unquoted = isinstance(names, yaml.ScalarNode) and not names.style
+    is_null = names is not None and is_unquoted and names.value in _NULLS
+    if names is None or is_null:
         builder.notes.append("data.yaml has no names: classes are called by their numbers")
         return {}
     found = _read_names(names)

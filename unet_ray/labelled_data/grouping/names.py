@@ -89,7 +89,7 @@ class Guess:
 
     @property
     def is_accepted(self) -> bool:
-        """True if groups are numerous and small enough to split images by them unasked."""
+        """True if groups are numerous and small enough to be used without --group-by."""
         sizes = Counter(self.groups)
         return len(sizes) >= _MIN_GROUPS and max(sizes.values()) <= _MAX_SHARE * len(self.groups)
 

@@ -73,7 +73,8 @@ def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
     stems = {remove_suffix(entry.path) for entry in masks.entries}
     found = _find_affixes(stems)
     if len(found) != 1:
-        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in found[:3])
+        flags = [f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in found[:3]]
+        ways = " or ".join(flags)
         raise InputError(
             f"--images {images.root.uri} and --masks {masks.root.uri} hold the same files, and "
             f"their names do not say which are masks; give {ways or '--mask-affix'}, or globs as "

@@ -108,9 +108,10 @@ class _Column:
 
     def describe(self) -> str:
         """Return its values for a message."""
-        shown = ", ".join(str(value)[:40] for value in [*self.codes][:3])
-        more = f", … {len(self.codes)} values" if len(self.codes) > 3 else ""
-        return f"({shown}{more})"
+        shown = [str(value)[:40] for value in [*self.codes][:3]]
+        if len(self.codes) > 3:
+            shown.append(f"… {len(self.codes)} values")
+        return f"({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,7 @@ class FeatureCollector:
         """Return number of a value → row of its category; -1 stands for features without a value.
 
         Args:
-            column: Property that names the class; None if all features are of one class.
+            column: Property that names the class; None if all features belong to one class.
         """
         if column is None:
             return {-1: self._builder.find_category(THE_CLASS)}
@@ -360,7 +361,7 @@ class FeatureCollector:
         }
         if texts:  # another file of the folder may have other values
             self._builder.notes.append(
-                f"all features are of one class; not used: {_describe(texts)}; --label-property "
+                f"all features belong to one class; not used: {_describe(texts)}; --label-property "
                 "names the property of the class"
             )
         return None

@@ -34,6 +34,8 @@ _LARGEST_GAP_PX = 0.05
 """Largest distance between a circle and the outline that approximates it (px)."""
 _MOST_CORNERS = 2048
 """Largest number of corners of the outline of a circle."""
+_MOST_SIDE = 2**31 - 1
+"""Side of an image whose size is not known (px)."""
 _FEWEST_CORNERS = 16
 """Smallest number of corners of the outline of a circle."""
 
@@ -67,7 +69,14 @@ class Shape:
     @cached_property
     def bounds(self) -> NDArray[np.float64]:
         """Left, top, right and bottom (px), infinite for a shape without parts."""
-        boxes = [_find_bounds(part) for part in self.parts]
+        boxes = list[tuple[float, float, float, float]]()
+        for part in self.parts:
+            if isinstance(part, Runs):
+                left, top = part.left or 0, part.top or 0
+                boxes.append((left, top, left + part.width, top + part.height))
+            else:
+                x, y = part.outer[::2], part.outer[1::2]
+                boxes.append((min(x), min(y), max(x), max(y)))
         if not boxes:
             return np.array([np.inf, np.inf, -np.inf, -np.inf])
         bounds = np.array(boxes)
@@ -79,7 +88,9 @@ class Shape:
         """Tell whether the boxes around the two shapes overlap."""
         first, end = self.bounds[:2], self.bounds[2:]
         other_first, other_end = other.bounds[:2], other.bounds[2:]
-        return bool((first < other_end).all() and (other_first < end).all())
+        begins_before_end = (first < other_end).all()
+        ends_after_begin = (other_first < end).all()
+        return bool(begins_before_end and ends_after_begin)
 
     def cut(self, above: Shape) -> Shape:
         """Return the shape without the pixels that a shape above removes."""
@@ -200,8 +211,9 @@ def outline_ellipse(
     turns = np.arange(num_corners) * (2 * np.pi / num_corners)
     along = radii[0] * np.cos(turns)
     across = radii[1] * np.sin(turns)
-    x = center[0] + along * math.cos(angle) - across * math.sin(angle)
-    y = center[1] + along * math.sin(angle) + across * math.cos(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
+    x = center[0] + along * cos - across * sin
+    y = center[1] + along * sin + across * cos
     return Polygon(np.stack([x, y], axis=1).ravel().tolist())
 
 
@@ -268,7 +280,7 @@ def place_mask(
     Raises:
         ValueError: The mask lies outside the image.
     """
-    width, height = size or (2**31 - 1, 2**31 - 1)
+    width, height = size or (_MOST_SIDE, _MOST_SIDE)
     rows = slice(max(-top, 0), max(height - top, 0))
     columns = slice(max(-left, 0), max(width - left, 0))
     inside = mask_hw[rows, columns]
@@ -327,14 +339,6 @@ def locate_image(name: str, path: str) -> str:
 def drop_suffix(name: str) -> str:
     """Return the path of a label file without its suffix."""
     return posixpath.splitext(name)[0]
-
-
-def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
-    if isinstance(part, Runs):
-        left, top = part.left or 0, part.top or 0
-        return left, top, left + part.width, top + part.height
-    x, y = part.outer[::2], part.outer[1::2]
-    return min(x), min(y), max(x), max(y)
 
 
 def _cut(shapes: Iterable[Shape]) -> list[Shape]:
