@@ -105,11 +105,14 @@ def find_colour_map(
         return None
     if _OBJECT_FOLDER in masks.root.uri.split("/"):
         return None
-    found = _find_file(masks.root)
-    if found is None:
-        return None
-    where, lines = found
-    return _add_flags(_make_map(where, lines, classes), background, ignored)
+    for depth, place in enumerate(list_folders(masks.root, _FOLDERS_ABOVE)):
+        for name, read_lines in _FORMATS.items():
+            data = _read_file(place, name, is_above=depth > 0)
+            if data is not None:
+                where = f"{place.uri}/{name}"
+                lines = _parse(where, data, read_lines)
+                return _add_flags(_make_map(where, lines, classes), background, ignored)
+    return None
 
 
 def _add_flags(found: ColourMap, background: int, ignored: int | None) -> ColourMap:
@@ -175,7 +178,9 @@ def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...])
     _refuse_repeated(where, lines)
     listed = _Listed.of(lines, {spec.name for spec in wanted})
     line_of = {line.name: line for line in listed.classes}
-    specs = wanted or tuple(ClassSpec(i, name) for i, name in enumerate(line_of, 1))
+    specs = wanted
+    if not specs:
+        specs = tuple(ClassSpec(id, name) for id, name in enumerate(line_of, 1))
     missing = [spec.name for spec in specs if spec.name not in line_of]
     if missing or not specs:
         lacking = f"no colour for {', '.join(missing)}" if missing else "none for a class"
@@ -204,8 +209,11 @@ def _list_notes(where: str, listed: _Listed, id_of: Mapping[str, int]) -> Iterat
     chosen = [line for line in listed.classes if line.name in id_of]
     yield f"the colours of the masks are those of {where}: {_name_lines(chosen)}"
     others = [line for line in listed.classes if line.name not in id_of]
-    # no note that black is background: this is usual
-    background = [b for b in listed.background if b.rgb or b.name.lower() not in _BACKGROUNDS]
+    background = []
+    for line in listed.background:
+        is_usual = not line.rgb and line.name.lower() in _BACKGROUNDS
+        if not is_usual:  # black background needs no note
+            background.append(line)
     for some, what in (
         (others, "belong to no class: it is not in --classes"),
         (background, "belong to no class: it is the background"),
@@ -239,8 +247,9 @@ def _number_lines(
     """
     lines = listed.lines
     numbers = {line.name: number for number, line in enumerate(lines)}
+    has_background = lines[0] in listed.background
     are_numbers = all(numbers[name] == id for name, id in id_of.items())
-    if lines[0] not in listed.background or not are_numbers:
+    if not has_background or not are_numbers:
         return {}
     found = {_IGNORED: _IGNORED}
     for number, line in enumerate(lines[: _IGNORED + 1]):
@@ -254,7 +263,8 @@ def _show(rgb: int | None) -> str | None:
 
 def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
     """Raise InputError for a name or a colour that two lines have."""
-    names, colours = dict[str, int](), dict[int, _Line]()
+    names: dict[str, int] = {}
+    colours: dict[int, _Line] = {}
     for line in lines:
         if line.name in names:
             raise InputError(
@@ -271,17 +281,6 @@ def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
                 f"{other.name} (line {other.number}); masks cannot tell them apart"
             )
         colours[line.rgb] = line
-
-
-def _find_file(folder: Storage) -> tuple[str, list[_Line]] | None:
-    """Return the nearest file of colours, and its lines; None if there is none."""
-    for depth, place in enumerate(list_folders(folder, _FOLDERS_ABOVE)):
-        for name, read_lines in _FORMATS.items():
-            data = _read_file(place, name, is_above=depth > 0)
-            if data is not None:
-                where = f"{place.uri}/{name}"
-                return where, _parse(where, data, read_lines)
-    return None
 
 
 def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
@@ -362,7 +361,8 @@ def _read_label_map(lines: Iterable[str]) -> Iterator[_Line]:
             raise _LineError(f"{number}: {shorten(line)} is not NAME:R,G,B:PARTS:ACTIONS")
         found.append(_Line(number, match[1].strip(), None))
     if all(each.rgb is None for each in found):
-        found = [replace(each, rgb=_find_voc_colour(i)) for i, each in enumerate(found)]
+        for index, each in enumerate(found):
+            found[index] = replace(each, rgb=_find_voc_colour(index))
     yield from found
 
 
@@ -371,7 +371,8 @@ def _read_class_dict(lines: Iterable[str]) -> Iterator[_Line]:
     rows = csv.reader(lines)
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
-        places = {name: header.index(name) for name in ("name", "r", "g", "b") if name in header}
+        wanted = [name for name in ("name", "r", "g", "b") if name in header]
+        places = {name: header.index(name) for name in wanted}
         if len(places) < 4:
             raise _LineError(
                 f"1: the columns are {shorten(','.join(header))}; name,r,g,b are required"

@@ -63,7 +63,8 @@ class Drawing:
     def stated_size(self, image: int) -> Size | None:
         """Return the size for which the labels of an image were drawn, if the file states it."""
         row = self.annotations.images.slice(image, 1).to_pylist()[0]
-        return (row["height"], row["width"]) if row["height"] and row["width"] else None
+        height, width = row["height"], row["width"]
+        return (height, width) if height and width else None
 
     def draw(self, image: int, size: Size, window: Box | None = None) -> list[NDArray[Any]]:
         """Draw the masks of an image, or a window of them.
@@ -167,7 +168,8 @@ class _Canvas:
         dtype: type[np.integer[Any]] = np.uint8
         if self._has_ids:
             dtype = np.uint16 if num_objects + _FIRST_ID < 2**16 else np.int32
-        self._masks = [np.zeros(size[0] * size[1], dtype) for _ in range(num_classes)]
+        num_pixels = size[0] * size[1]
+        self._masks = [np.zeros(num_pixels, dtype) for _ in range(num_classes)]
         self._area: NDArray[np.bool_] | None = None
         self._value = 0
         self._ignored = _IGNORED_ID if self._has_ids else _IGNORED
@@ -353,7 +355,8 @@ def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[t
 
 def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
     """Return runs minus those of holes."""
-    start, stop = runs[0][0], runs[-1][1]
+    start = runs[0][0]
+    stop = runs[-1][1]
     is_inside = np.zeros(stop - start, bool)
     for first, end in runs:
         is_inside[first - start : end - start] = True
@@ -361,7 +364,8 @@ def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> lis
         for first, end in hole:
             is_inside[max(first - start, 0) : max(end - start, 0)] = False
     steps = np.flatnonzero(np.diff(is_inside, prepend=False, append=False)) + start
-    firsts, ends = steps[::2].tolist(), steps[1::2].tolist()
+    firsts = steps[::2].tolist()
+    ends = steps[1::2].tolist()
     return [*zip(firsts, ends, strict=True)]
 
 
@@ -393,13 +397,15 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> flo
     # outside are cut off. Numbers much farther out belong to another image, or are wrong.
     margin = max(height, width)
     limits = np.array([width, height]) + margin
-    wrong = np.flatnonzero(~((corners >= -margin) & (corners <= limits)))
+    is_near = (corners >= -margin) & (corners <= limits)
+    wrong = np.flatnonzero(~is_near)
     if len(wrong):
         raise ValueError(
             f"the coordinate {corners.flat[wrong[0]]:g} is farther than {margin} px from "
             f"the image of {width}×{height} px"
         )
-    length = float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+    steps = np.abs(corners - np.roll(corners, 1, axis=0))
+    length = float(steps.max(axis=1).sum())
     if length > _MOST_OUTLINE_PX:
         raise ValueError(f"an outline has {length:.0f} px; the limit is {_MOST_OUTLINE_PX} px")
     return length

@@ -101,7 +101,7 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
         return _find_in_label_files(image_list, source, files=files, named=named, options=options)
     if not mask_list.entries:
         raise InputError(
-            f"{named}: no masks, and no label files that have the names of images: "
+            f"{named}: there are no masks, and no label files that have the names of images: "
             f"{listed.entries[0].path}, {image_list.entries[0].path}; rename them, or give the "
             "images with which they were exported"
         )
@@ -427,7 +427,8 @@ def _show(names: Sequence[str]) -> str:
 
 def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
     """Return the listing of images without counting the label files in it as skipped files."""
-    num_inside = sum(file.entry.uri.startswith(f"{images.root.uri}/") for file in files)
+    folder = f"{images.root.uri}/"
+    num_inside = sum(file.entry.uri.startswith(folder) for file in files)
     return replace(images, others=max(0, images.others - num_inside))
 
 

@@ -22,7 +22,8 @@ _FOLDERS_ABOVE = 2
 def are_numbered(annotations: Annotations) -> bool:
     """Tell whether categories have numbers instead of names, as in YOLO files."""
     categories = annotations.categories
-    return bool(categories) and all(each.name == str(each.id) for each in categories)
+    have_numbers = all(each.name == str(each.id) for each in categories)
+    return bool(categories) and have_numbers
 
 
 def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str | None]:
@@ -82,7 +83,8 @@ def name_categories(
         by_order = {place: spec.name for place, spec in enumerate(classes)}
         ways = [by_id] if all(spec.is_numbered for spec in classes) else [by_id, by_order]
         fitting = [each for each in ways if set(numbers) <= set(each)]
-        if len(fitting) == 2 and any(by_id[n] != by_order[n] for n in numbers):
+        differ = any(by_id.get(number) != by_order.get(number) for number in numbers)
+        if len(fitting) == 2 and differ:
             raise InputError(
                 f"{named}: class {numbers[0]} may be {by_id[numbers[0]]} (numbered from 1) or "
                 f"{by_order[numbers[0]]} (numbered from 0); number them: --classes {flag}"
@@ -90,12 +92,14 @@ def name_categories(
         names = fitting[0] if fitting else by_id
     missing = [number for number in numbers if number not in names]
     if missing:
-        there = ", ".join(f"{name}={number}" for number, name in names.items())
+        known = [f"{name}={number}" for number, name in names.items()]
+        there = ", ".join(known)
         raise InputError(f"{named}: class {missing[0]} has no name; the named classes are {there}")
-    renamed = tuple(
-        Category(names[each.id], each.id) for each in annotations.categories if each.id is not None
-    )
-    return replace(annotations, categories=renamed)
+    renamed = []
+    for each in annotations.categories:
+        if each.id is not None:
+            renamed.append(Category(names[each.id], each.id))
+    return replace(annotations, categories=tuple(renamed))
 
 
 def choose_classes(

@@ -162,5 +162,5 @@ def test_what_is_found_is_said_with_an_example_and_the_way_out(tmp_path: Path) -
     assert guessed.count == 10
     (note,) = guessed.notes
     assert "10 groups of 20 images, for example s0_x0_y0.png with s0_x512_y0.png" in note
-    assert "--group-by none takes them image by image" in note
+    assert "--group-by none makes each image its own group" in note
     assert group(tmp_path, "none").notes == ()

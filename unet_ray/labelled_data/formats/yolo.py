@@ -192,22 +192,18 @@ def _drop_extras(lines: list[_Line], builder: AnnotationsBuilder) -> Iterator[_L
         elif len(values) % 2:
             if len(values) < 5:
                 raise LabelError(f"{line.where} has {len(values)} numbers after the class; {_FORM}")
-            _check_extra(line, builder)
+            last = values[-1]
+            if 0 <= last <= 1:
+                builder.left_out["confidences"] += 1
+            elif last > 1 and last.is_integer() and max(values[:-1]) <= 1 + _SLACK:
+                builder.left_out["numbers of tracks"] += 1
+            else:
+                raise LabelError(
+                    f"{line.where} has {len(values)} numbers after the class, which are not pairs, "
+                    f"and the last, {last:g}, is not a confidence; {_FORM}"
+                )
             values = values[:-1]
         yield _Line(line.where, line.number, values)
-
-
-def _check_extra(line: _Line, builder: AnnotationsBuilder) -> None:
-    last = line.values[-1]
-    if 0 <= last <= 1:
-        builder.left_out["confidences"] += 1
-    elif last > 1 and last.is_integer() and max(line.values[:-1]) <= 1 + _SLACK:
-        builder.left_out["numbers of tracks"] += 1
-    else:
-        raise LabelError(
-            f"{line.where} has {len(line.values)} numbers after the class, which are not pairs, "
-            f"and the last, {last:g}, is not a confidence; {_FORM}"
-        )
 
 
 def _add_object(builder: AnnotationsBuilder, image: int, category: int, line: _Line) -> None:
@@ -310,9 +306,9 @@ def _read_yaml_names(file: BufferedReader, builder: AnnotationsBuilder) -> dict[
     names, count = values.get("names"), values.get("nc")
     if names is None and count is None:
         raise LabelError("not a data.yaml: it has neither names nor nc")
-    is_unquoted = isinstance(names, yaml.ScalarNode) and not names.style
-    is_null = names is not None and is_unquoted and names.value in _NULLS
-    if names is None or is_null:
+    if isinstance(names, yaml.ScalarNode) and not names.style and names.value in _NULLS:
+        names = None
+    if names is None:
         builder.notes.append("data.yaml has no names: classes are called by their numbers")
         return {}
     found = _read_names(names)

@@ -75,14 +75,14 @@ def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Groupi
     if guess and guess.is_accepted:
         note = (
             f"names look like those of {guess.what}, which stay together: "
-            f"{_show_groups(names, guess.groups)}; --group-by none takes them {plain} by {plain}"
+            f"{_show_groups(names, guess.groups)}; --group-by none makes each {plain} its own group"
         )
         return Grouping(guess.what, guess.groups, (note,))
     if len(set(names)) < 2:
         return Grouping(plain, tuple(names))
     note = (
-        f"images are taken {plain} by {plain}; where some belong together (tiles of a slide, "
-        "frames of a clip, images of a patient), --group-by keeps them together"
+        f"each {plain} is a group of its own; if some belong together (tiles of a slide, frames of "
+        "a clip, images of a patient), --group-by keeps them together"
     )
     if guess:
         note += (

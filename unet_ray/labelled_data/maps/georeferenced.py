@@ -121,7 +121,9 @@ class _Placement:
         self._label_crs = label_crs
         self._rows = annotations.images.to_pylist()
         # a file without image names is identified by its places; an unusable one, by its name
-        files = {tuple(row["places"] or ()) or (row["name"],) for row in self._rows}
+        files = set[tuple[str, ...]]()
+        for row in self._rows:
+            files.add(tuple(row["places"] or (row["name"],)))
         self._has_many_files = len(files) > 1
         self._row_of_object = annotations.objects["image"].to_numpy()
         self._builder = AnnotationsBuilder()
@@ -213,7 +215,10 @@ class _Placement:
         """
         is_met = np.zeros(len(objects), bool)
         row_of = self._row_of_object[objects]
-        named = {index for targets in allowed.values() if len(targets) == 1 for index in targets}
+        named = set[int]()
+        for targets in allowed.values():
+            if len(targets) == 1:
+                named |= targets
         num_empty = num_beyond = 0
         for place, index in enumerate(concerned):
             hits = [hit for hit in placed.outlines[place] if index in allowed[row_of[hit[0]]]]

@@ -69,15 +69,17 @@ def list_common_affixes(names: Sequence[str]) -> list[Affix]:
     """Return all affixes that a set of names has in common; the empty one comes first."""
     starts = _list_affixes(names, _common_start(names))
     turned = [name[::-1] for name in names]
-    ends = _list_affixes(turned, _common_start(turned), is_turned=True)
-    return [Affix(start, end[::-1]) for start in starts for end in ends]
+    turned_ends = _list_affixes(turned, _common_start(turned), is_turned=True)
+    ends = [end[::-1] for end in turned_ends]
+    return [Affix(start, end) for start in starts for end in ends]
 
 
 def list_own_affixes(base: str) -> Iterator[Affix]:
     """Yield the affixes that a mask of this name may have."""
     tokens = _TOKEN.findall(base)
     for count in range(1, len(tokens)):
-        before, after = "".join(tokens[:count]), "".join(tokens[-count:])
+        before = "".join(tokens[:count])
+        after = "".join(tokens[-count:])
         if any(c.isalpha() for c in before):
             yield Affix(before=before)
         if any(c.isalpha() for c in after):
@@ -134,9 +136,10 @@ def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) ->
         if not is_cut and not affix.isdigit():
             found.append(affix)
     for size in range(1, len(common) + 1):
-        text = common[:size][::-1] if is_turned else common[:size]
-        if text.lower() in _AFFIXES and common[:size] not in found:
-            found.append(common[:size])
+        affix = common[:size]
+        text = affix[::-1] if is_turned else affix
+        if text.lower() in _AFFIXES and affix not in found:
+            found.append(affix)
     return found
 
 
