@@ -381,8 +381,8 @@ def settle_statistics(
     if contrast:
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
-            "the gradient beside them, as if they were turned, shifted, drawn too large or made "
-            "for other images; look at labels.png (--dry-run writes it without training)"
+            "the gradient beside them, as if the labels were turned, shifted, drawn too large or "
+            "made for other images; look at labels.png (--dry-run writes it without training)"
         )
     found, order = _align_channels(found)
     if order:

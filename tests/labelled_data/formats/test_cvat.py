@@ -370,7 +370,7 @@ def test_an_element_that_would_fill_the_memory_is_refused() -> None:
     many = b"<annotations><image name='a'>" + b"<x/>" * (2**20 + 1)
     with pytest.raises(LabelError, match="line 1: more than 1048576 elements in one image"):
         parse_here(many, "a.xml")
-    with pytest.raises(LabelError, match="line 1: an element of more than 134217728 bytes"):
+    with pytest.raises(LabelError, match="line 1: an element has more than 134217728 bytes"):
         parse_here(b"<annotations><meta>" + b" " * (2**27 + 2**21), "a.xml")
 
 
