@@ -16,16 +16,17 @@ from unet_ray.cluster.ray_data import calm_ray_data, limited_blocks
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
 from unet_ray.imaging.codecs.pixel_size import differs, format_pixel_size
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.monitoring import Progress, RunMetrics
 from unet_ray.segmentation.pipeline import Pipeline
 from unet_ray.segmentation.plan import Plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run_record import write_record
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.segmentation.stages.stages import Stages
@@ -61,9 +62,24 @@ class SegmentationRun:
     plan: Plan
     result: SegmentResult
 
+    @property
+    def postprocessing(self) -> Postprocessing:
+        """The model's postprocessing, with the values that flags override."""
+        config = self.config
+        return self.model.postprocessing.override(
+            config.threshold, config.min_area, config.min_score
+        )
+
     def save(self) -> None:
         """Write the current record of the run."""
-        write_record(self.output, self.result, self.config, self.model, self.config_digest)
+        write_record(
+            output=self.output,
+            result=self.result,
+            config=self.config,
+            config_digest=self.config_digest,
+            model=self.model,
+            postprocessing=self.postprocessing,
+        )
 
     def execute(self, ray_address: str) -> None:
         """Segment the planned images, then check that each of them is written once."""
@@ -208,22 +224,21 @@ class SegmentationRun:
             threads=pool.threads,
             halo=model.postprocessing.halo,
         )
-        return Stages(
-            self.plan.access,
-            model.preprocessing,
-            self.plan.etags_of_store,
-            block_bytes,
-            predictor,
-            self._measure(),
-            model.select_channels(config.channels),
-            model.choose_pixel_size(config.pixel_size),
-            config.lossy_samples,
-            config.etag_by == "content",
+        reading = ImageReading(
+            access=self.plan.access,
+            check_etags=self.plan.etags_of_store,
+            channels=model.select_channels(config.channels),
+            pixel_size_um=model.choose_pixel_size(config.pixel_size),
+            lossy_samples=config.lossy_samples,
+            keep_hash=config.etag_by == "content",
         )
-
-    def _measure(self) -> Measure:
-        model, postprocessing = self.model, choose_postprocessing(self.config, self.model)
-        return Measure(model.classes, postprocessing, self.config.max_regions)
+        return Stages(
+            reading=reading,
+            preprocessing=model.preprocessing,
+            block_bytes=block_bytes,
+            predictor=predictor,
+            measure=Measure(model.classes, self.postprocessing, config.max_regions),
+        )
 
     def _check_complete(self) -> None:
         missing, extra = self.plan.unwritten(self.output, self.result.run_id)
