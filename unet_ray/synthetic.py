@@ -111,8 +111,9 @@ def _curve(height: int, width: int, rng: np.random.Generator) -> list[tuple[floa
         + (end - start) * along
         + rng.uniform(6, 22) * np.sin(along * rng.uniform(3, 9) + rng.uniform(0, 6))
     )
-    points = zip((along * width).tolist(), across.tolist(), strict=True)
-    return [(x, y) if width >= height else (y, x) for x, y in points]
+    if width < height:
+        return list(zip(across.tolist(), (along * width).tolist(), strict=True))
+    return list(zip((along * width).tolist(), across.tolist(), strict=True))
 
 
 def _clusters(height: int, width: int, rng: np.random.Generator) -> list[tuple[float, float]]:

@@ -150,9 +150,11 @@ def sampling_grid(
     turns = torch.rand(num_samples, generator=generator) * 2 - 1
     magnifications = torch.rand(num_samples, generator=generator)
     angle = turns * math.pi / 4 * ("rotate" in names)
-    low, high = math.log(_SCALES[0]), math.log(_SCALES[1])
+    low = math.log(_SCALES[0])
+    high = math.log(_SCALES[1])
     zoom = torch.exp(-(low + (high - low) * magnifications) * ("scale" in names))
-    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    cosine = torch.cos(angle) * zoom
+    sine = torch.sin(angle) * zoom
     zero = torch.zeros(num_samples)
     x_row = torch.stack([cosine, -sine, zero], 1)
     y_row = torch.stack([sine, cosine, zero], 1)

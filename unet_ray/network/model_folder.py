@@ -77,7 +77,7 @@ class Model:
     def __post_init__(self) -> None:
         check_classes(self.classes)
         if self.pixel_size_um is not None and not all(map(_is_size, self.pixel_size_um)):
-            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: sizes are more than 0")
+            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: each must be above 0")
         rules = self.postprocessing.rules
         separates = self.postprocessing.separates
         _check_count("thresholds", len(rules), len(self.classes))
@@ -113,8 +113,8 @@ class Model:
             return self.inputs
         if len(tokens) != self.network.in_channels:
             raise InputError(
-                f"--channels {channels}: {len(tokens)} of them, the model was trained on "
-                f"{self.inputs}; give one for each of these"
+                f"--channels {channels}: the number of channels is {len(tokens)}, but the model "
+                f"was trained on {self.inputs}; give one for each of these"
             )
         return ChosenChannels(tokens)
 
@@ -150,7 +150,17 @@ class Model:
             "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
             "preprocessing": preprocessing_as_json(self.preprocessing),
         }
-        meaning |= _postprocessing_as_json(self.postprocessing)
+        rules = self.postprocessing.rules
+        meaning["thresholds"] = [rule.threshold for rule in rules]
+        if self.postprocessing.separates:
+            parting: dict[str, Any] = {
+                "thresholds": [rule.marker_threshold for rule in rules],
+                "min_areas": [rule.min_area for rule in rules],
+                "steps": self.postprocessing.steps,
+            }
+            if any(rule.min_score is not None for rule in rules):
+                parting["min_scores"] = [rule.filter.score for rule in rules]
+            meaning["parting"] = parting
         return meaning | inputs_as_json(self.inputs)
 
     @property
@@ -204,22 +214,7 @@ def _is_size(side_um: float) -> bool:
 
 def _check_count(name: str, found: int, needed: int) -> None:
     if found != needed:
-        raise InputError(f"{name}: there are {found}, there must be {needed}")
-
-
-def _postprocessing_as_json(postprocessing: Postprocessing) -> dict[str, Any]:
-    rules = postprocessing.rules
-    found: dict[str, Any] = {"thresholds": [rule.threshold for rule in rules]}
-    if not postprocessing.separates:
-        return found
-    parting: dict[str, Any] = {
-        "thresholds": [rule.marker_threshold for rule in rules],
-        "min_areas": [rule.min_area for rule in rules],
-        "steps": postprocessing.steps,
-    }
-    if any(rule.min_score is not None for rule in rules):
-        parting["min_scores"] = [rule.filter.score for rule in rules]
-    return found | {"parting": parting}
+        raise InputError(f"{name}: {found} found, but {needed} needed")
 
 
 def state_bytes(network: UNet) -> bytes:
@@ -318,7 +313,7 @@ def _read_model(folder: Storage) -> Model:
         check_weights(model.weights, model.network)
     except InputError as error:
         raise InputError(
-            f"{folder.uri}/{file}: {error}; bring back the model folder, or train again"
+            f"{folder.uri}/{file}: {error}; restore the model folder, or train again"
         ) from None
     return model
 
@@ -336,7 +331,7 @@ def _read_description(folder: Storage) -> JsonObject:
     described = JsonObject.parse(data)
     found = described.integer("format")
     if found not in (_FORMAT_OF_0_1, _FORMAT):
-        raise InputError(f"format {found}, this version reads {_FORMAT_OF_0_1} and {_FORMAT}")
+        raise InputError(f"format {found}, but this version reads {_FORMAT_OF_0_1} and {_FORMAT}")
     return described
 
 
@@ -476,7 +471,7 @@ def parse_preprocessing(described: JsonObject) -> Preprocessing:
     has_limits = described.get("limits") is not None
     limits = described.numbers("limits") if has_limits else (-1.0, 1.0)
     if len(limits) != 2:
-        raise InputError(f"limits of the preprocessing: there are {len(limits)}, there must be 2")
+        raise InputError(f"limits of the preprocessing: {len(limits)} found, but 2 needed")
     low, high = map(float, limits)
     return Preprocessing(
         described.text("dtype"),

@@ -156,7 +156,7 @@ class Predictor:
             fused(blank.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # whatever a lack of Triton, its C compiler or cuDNN raises
             warnings.warn(
-                f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2
+                f"the network runs unfused, a third slower: {one_line(error)}", stacklevel=2
             )
             return network
         return fused
