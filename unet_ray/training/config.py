@@ -97,7 +97,7 @@ class TrainConfig(LabelConfig):
     that it does not have get new filters."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network. auto: bfloat16 where GPU or CPUs have instructions for it, else
-    float32. What is chosen for CPUs stays when a training is resumed."""
+    float32. The choice for CPUs is kept when a training is resumed."""
     compile: bool = False
     """Compile the network with torch.compile."""
     loss: Loss = "bce"
