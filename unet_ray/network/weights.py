@@ -89,7 +89,7 @@ def parse_header(start: bytes) -> Header:
     if num_bytes > MAX_HEADER_BYTES:
         raise InputError(
             f"not a safetensors file: its header would have {num_bytes} bytes, "
-            f"the limit is {MAX_HEADER_BYTES}"
+            f"but the limit is {MAX_HEADER_BYTES}"
         )
     if len(start) < max(num_bytes, _LENGTH_BYTES + 1):
         raise InputError(f"cut short: {len(start)} bytes, fewer than its header has")
@@ -98,18 +98,17 @@ def parse_header(start: bytes) -> Header:
         metadata = JsonObject.of(header.values.pop("__metadata__", {}), "__metadata__")
         for name in metadata.values:
             metadata.text(name)
-        tensors = {name: _parse_tensor(header.object(name)) for name in header.values}
+        tensors = {}
+        for name in header.values:
+            described = header.object(name)
+            offsets = described.integers("data_offsets")
+            if len(offsets) != 2:
+                raise InputError(f"{described.path} has {len(offsets)} data_offsets instead of 2")
+            kind = TensorType(described.text("dtype"), described.integers("shape"))
+            tensors[name] = StoredTensor(kind, *offsets)
     except InputError as error:
         raise InputError(f"damaged header: {error}") from None
     return Header(tensors, num_bytes)
-
-
-def _parse_tensor(described: JsonObject) -> StoredTensor:
-    offsets = described.integers("data_offsets")
-    if len(offsets) != 2:
-        raise InputError(f"{described.path} has {len(offsets)} data_offsets instead of 2")
-    kind = TensorType(described.text("dtype"), described.integers("shape"))
-    return StoredTensor(kind, *offsets)
 
 
 def read_weights(file: Storage, network: UNetConfig) -> bytes:
@@ -165,7 +164,8 @@ def check_weights(weights: bytes, network: UNetConfig) -> None:
         dtype = _NUMBERS[tensor.type.dtype]
         start = header.num_bytes + tensor.start
         values = np.frombuffer(weights, dtype, count=prod(tensor.type.shape), offset=start)
-        low, high = float(values.min()), float(values.max())  # NaN if any value is
+        low = float(values.min())  # NaN if any value is
+        high = float(values.max())
         for value in (low, high):
             if not isfinite(value):
                 raise InputError(f"tensor {name} holds {value}; weights must be finite")
