@@ -149,7 +149,7 @@ def test_a_training_leaves_pictures_and_a_model_to_start_from(
     )
     tuned = train(again)
     assert (
-        "starting from a model with the same classes: fibre; fresh filters: 1"
+        "starting from a model that has these classes: fibre; classes with new filters: 1"
         in capsys.readouterr().out
     )
     assert tuned.model.preprocessing == first.model.preprocessing

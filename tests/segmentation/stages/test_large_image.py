@@ -217,7 +217,7 @@ def test_an_image_that_fails_at_any_stage_is_an_error_row(
     assert found["grey.tif"] == (
         "unsupported",
         "decode",
-        "uint16 samples, the model was trained on uint8; convert the image",
+        "uint16 samples, but the model was trained on uint8; convert the image",
     )
     assert found["bomb.tif"][:2] == ("too_large", "decode")
     assert "decompression bomb" in found["bomb.tif"][2]
