@@ -134,9 +134,8 @@ class Segmenter:
         found = measure.image(record, prob_u8_khw)
         tables = split_into_tables(Measure.join([found]), RunStamp("", self.model.digest, ""))
         probabilities = {}
-        for class_name, plane in zip(
-            self.classes, prob_u8_khw, strict=False
-        ):  # markers come after them
+        planes = prob_u8_khw[: len(self.classes)]  # those of markers come after them
+        for class_name, plane in zip(self.classes, planes, strict=True):
             probabilities[class_name] = plane.astype(np.float32) / 255
         masks = {}
         for row in found.masks.to_pylist():

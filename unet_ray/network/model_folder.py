@@ -153,6 +153,7 @@ class Model:
         rules = self.postprocessing.rules
         meaning["thresholds"] = [rule.threshold for rule in rules]
         if self.postprocessing.separates:
+            # the separation of touching objects; model folders keep the name of version 0.1
             parting: dict[str, Any] = {
                 "thresholds": [rule.marker_threshold for rule in rules],
                 "min_areas": [rule.min_area for rule in rules],
