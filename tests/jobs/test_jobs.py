@@ -154,7 +154,7 @@ def test_a_run_says_what_it_cost() -> None:
     said = summary(SegmentConfig(model="m", images="i", output="o"), result)
     assert said[1:4] == [
         "cost: 1, 2 per thousand images",
-        "  without a price, and not in it: nodes of cpu",
+        "  not included, because they have no price: nodes of cpu",
         "regions: none",
     ]
 
