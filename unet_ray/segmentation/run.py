@@ -73,7 +73,7 @@ class SegmentationRun:
 
     @property
     def reading(self) -> ImageReading:
-        """How images are read."""
+        """Settings by which images are read."""
         config = self.config
         return ImageReading(
             access=self.plan.access,

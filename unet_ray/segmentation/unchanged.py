@@ -57,7 +57,7 @@ class TakeOver:
     """Compares images with earlier rows, and copies the rows of those that are the same."""
 
     reading: ImageReading
-    """How images are read."""
+    """Settings by which images are read."""
     shards: Shards
     """Output, date and run of the shards."""
     at: datetime

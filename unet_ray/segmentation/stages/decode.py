@@ -64,7 +64,7 @@ class Decode:
     """Reads and decodes each image of a plan, and yields tables of PIXELS of a bounded size."""
 
     reading: ImageReading
-    """How images are read."""
+    """Settings by which images are read."""
     preprocessing: Preprocessing
     block_bytes: int
     """Decoded bytes at which a table is handed on."""

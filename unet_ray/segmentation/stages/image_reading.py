@@ -1,4 +1,4 @@
-"""How a run reads its images, whole (`decode`) or in windows (`large_image`)."""
+"""Settings by which a run reads its images, whole (`decode`) or in windows (`large_image`)."""
 
 from __future__ import annotations
 

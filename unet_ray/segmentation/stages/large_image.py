@@ -70,7 +70,7 @@ class PredictLarge:
     """Predicts and measures images in windows.
 
     Args:
-        reading: How images are read.
+        reading: Settings by which images are read.
         predictor: Predictor that cuts images into tiles and runs the network.
         measure: Stage that turns prob_u8 into rows.
         post: Function that is called with numbers of tiles, (done, to do) since the last call.

@@ -22,7 +22,7 @@ class Stages:
     """The stages decode, predict and measure."""
 
     reading: ImageReading
-    """How images are read."""
+    """Settings by which images are read."""
     preprocessing: Preprocessing
     block_bytes: int
     """Decoded bytes at which the decode stage hands on a table."""
