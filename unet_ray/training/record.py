@@ -229,7 +229,9 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     precision = found.get("cpu_precision", "float32")
     if precision not in get_args(Precision):
         raise ValueError(f"cpu_precision {precision!r}")
-    settings["labelled_images"] += 0  # fails if it is missing: every version wrote it
+    num_images = settings["labelled_images"]  # every version wrote it
+    if not isinstance(num_images, int):
+        raise TypeError(f"labelled_images {num_images!r}")
     if "files" not in found:
         return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}
