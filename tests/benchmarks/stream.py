@@ -34,6 +34,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "weights": {"separate": True, "border_weight": 10.0},
 }
 """Flags of each kind of crops."""
+_REPOSITORY = Path(__file__).parent.parent.parent
 _PIXELS = 2**24
 """Pixels of a set of images (but at least one image)."""
 _CROPS = 300
@@ -95,11 +96,10 @@ def _draw(side: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArr
 
 def _run(what: str, folder: str, side: int, form: str, crop: int, cores: int) -> Any:
     """Measure in a process of its own, which may use some of the cores."""
-    source = (
-        f"import stream; stream.measure({what!r}, {folder!r}, {side}, {form!r}, {crop}, {cores})"
-    )
+    arguments = f"{what!r}, {folder!r}, {side}, {form!r}, {crop}, {cores}"
+    source = f"from tests.benchmarks.stream import measure; measure({arguments})"
     done = subprocess.run(
-        [sys.executable, "-c", source], cwd=Path(__file__).parent, capture_output=True, text=True
+        [sys.executable, "-c", source], cwd=_REPOSITORY, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from stream import measure_stream
 
+from tests.benchmarks.stream import measure_stream
 from unet_ray.cluster.session import REUSED_MEMORY
 from unet_ray.imaging.labels.crop_config import CropConfig
 from unet_ray.imaging.labels.crops import LabelledCrops
@@ -101,8 +101,9 @@ def main() -> None:
 
 def _loop(images: str, masks: str, channels: int, depth: int, variables: dict[str, str]) -> float:
     """Return crops per second of a plain loop over crops in memory, in a process of its own."""
-    source = f"from train import bare_loop; bare_loop({images!r}, {masks!r}, {channels}, {depth})"
-    command, folder = [sys.executable, "-c", source], Path(__file__).parent
+    arguments = f"{images!r}, {masks!r}, {channels}, {depth}"
+    source = f"from tests.benchmarks.train import bare_loop; bare_loop({arguments})"
+    command, folder = [sys.executable, "-c", source], REPOSITORY
     done = subprocess.run(
         command, cwd=folder, env=os.environ | variables, capture_output=True, text=True
     )
