@@ -130,31 +130,20 @@ def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
             alphas.append(alpha)
         no_data.append(find_no_data(raster))
     image = join_channels(parts, read.channels)
-    is_unsigned = read.rasters[0].samples.dtype.kind == "u"
-    valid = _find_valid(no_data, all_channels=is_unsigned, mask=read.mask)
+    # unsigned samples are pictures: a pixel is invalid only if all its pages have the no-data value
+    needs_all_pages = read.rasters[0].samples.dtype.kind == "u"
+    combine = np.logical_and if needs_all_pages else np.logical_or
+    known = [pixels for pixels in no_data if pixels is not None]
+    valid = None
+    if known and not (needs_all_pages and len(known) < len(no_data)):
+        valid = ~combine.reduce(known)
+    if read.mask is not None:
+        valid = _leave_out(valid, read.mask != 0)
     image = replace(image, valid=valid, pixel_size=read.pixel_size)
     if len(alphas) < 2:
         return image, alphas[0] if alphas else None
     values = np.minimum.reduce([alpha.values for alpha in alphas])
     return image, Alpha(values, alphas[0].opaque)
-
-
-def _find_valid(
-    no_data: list[NDArray[np.bool_] | None], all_channels: bool, mask: NDArray[Any] | None
-) -> NDArray[np.bool_] | None:
-    """Return the valid pixels, HW; None: all are valid.
-
-    Args:
-        no_data: Pixels of each page with the no-data value; None: the page has no such value.
-        all_channels: True if all pages must have it, False if one is enough.
-        mask: Mask of the file, which is 0 in invalid pixels.
-    """
-    known = [pixels for pixels in no_data if pixels is not None]
-    combine = np.logical_and if all_channels else np.logical_or
-    valid = None
-    if known and not (all_channels and len(known) < len(no_data)):
-        valid = ~combine.reduce(known)
-    return valid if mask is None else _leave_out(valid, mask != 0)
 
 
 def _leave_out(
@@ -319,13 +308,19 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
             )
         if image.format == "PNG" and data[12:16] != b"IHDR":  # bit depths are read from there
             raise ImageError("unreadable", "a PNG that does not begin with its IHDR chunk")
-        orientation = _read_exif_orientation(image)
+        try:
+            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+        except Exception:  # broken EXIF: viewers show such an image as it is stored
+            orientation = 1
         if image.format == "JPEG2000":
             return _make_raster(imagecodecs.jpeg2k_decode(data), orientation)
         if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
             return _make_raster(imagecodecs.png_decode(data), orientation)
-        if image.format == "PPM" and image.mode == "RGB" and _parse_pnm_maximum(data) > 255:
-            raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
+        if image.format == "PPM" and image.mode == "RGB":
+            lines = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
+            maximum = int(b" ".join(lines).split()[3])  # after the magic, width and height
+            if maximum > 255:
+                raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
         bits = data[24] if image.format == "PNG" else 0
         if bits in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
@@ -356,7 +351,13 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         raise ImageError("unsupported", f"pixel format {image.mode}")
     samples = np.asarray(image)
     if image.mode.startswith("I"):
-        samples = _narrow_to_uint16(samples)
+        # Pillow holds 16-bit PNM in 32-bit integers
+        if samples.size and (samples.min() < 0 or samples.max() > 65535):
+            raise ImageError(
+                "unsupported",
+                f"values {samples.min()}..{samples.max()}; only 8 and 16 bits can be read",
+            )
+        samples = samples.astype(np.uint16)
     if samples.ndim == 2:
         samples = samples[:, :, None]
     return Raster(
@@ -377,28 +378,6 @@ def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(colours)[0]
 
 
-def _narrow_to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
-    """Convert 32-bit integers, in which Pillow holds 16-bit PNM, to uint16."""
-    if samples.size and (samples.min() < 0 or samples.max() > 65535):
-        raise ImageError(
-            "unsupported",
-            f"values {samples.min()}..{samples.max()}; only 8 and 16 bits can be read",
-        )
-    return samples.astype(np.uint16)
-
-
-def _read_exif_orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # broken EXIF: viewers show such an image as it is stored
-        return 1
-
-
-def _parse_pnm_maximum(data: bytes) -> int:
-    fields = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
-    return int(b" ".join(fields).split()[3])
-
-
 def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:
     samples = samples[:, :, None] if samples.ndim == 2 else samples
     bits = samples.dtype.itemsize * 8
@@ -417,7 +396,14 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
     """
     image = raster.samples
     if raster.palette is not None:
-        image = _apply_palette(image[:, :, 0], raster.palette)
+        indices = image[:, :, 0]
+        num_colours = len(raster.palette)
+        if indices.size and int(indices.max()) >= num_colours:
+            raise ImageError(
+                "unreadable",
+                f"palette index {int(indices.max())}, but the palette has {num_colours} colours",
+            )
+        image = raster.palette[indices]
         if raster.palette.shape[1] == 4:
             return image[:, :, :3], Alpha(image[:, :, 3], opaque=255)
         return image, None
@@ -453,15 +439,6 @@ def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:
         return np.invert(image)
     largest = image.dtype.type(255 if bits < 8 else 2**bits - 1)
     return np.asarray(largest - image)
-
-
-def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if indices.size and int(indices.max()) >= len(palette):
-        raise ImageError(
-            "unreadable",
-            f"palette index {int(indices.max())}, but the palette has {len(palette)} colours",
-        )
-    return palette[indices]
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

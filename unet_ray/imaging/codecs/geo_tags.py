@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, BinaryIO
@@ -124,17 +125,17 @@ def read_map_tags(page: tifffile.TiffPage) -> MapTags | None:
 
 
 def _read_tags(page: tifffile.TiffPage) -> dict[int, NDArray[np.float64]]:
-    return {code: _read_numbers(page.tags[code]) for code in _CODES if code in page.tags}
-
-
-def _read_numbers(tag: tifffile.TiffTag) -> NDArray[np.float64]:
-    """Return the values of a tag; empty if there are too many, or if they are not numbers."""
-    if tag.count > _MAX_VALUES:
-        return _NONE
-    try:
-        return np.atleast_1d(np.asarray(tag.value, np.float64)).ravel()
-    except (TypeError, ValueError, OverflowError):
-        return _NONE
+    """Return the values of the tags; empty if a tag has too many, or if they are not numbers."""
+    found: dict[int, NDArray[np.float64]] = {}
+    for code in _CODES:
+        tag = page.tags.get(code)
+        if tag is None:
+            continue
+        found[code] = _NONE
+        if tag.count <= _MAX_VALUES:
+            with suppress(TypeError, ValueError, OverflowError):
+                found[code] = np.atleast_1d(np.asarray(tag.value, np.float64)).ravel()
+    return found
 
 
 def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:

@@ -196,7 +196,12 @@ def read_described_size(
         series: Index of the image in OME-XML.
     """
     if description.startswith("ImageJ="):
-        return _read_resolution(page, _read_imagej_units(description))
+        lines = [line.partition("=") for line in description.splitlines()]
+        units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
+        x_unit_um = y_unit_um = _find_length(_unescape(units.get("unit", "")))
+        if "yunit" in units:  # ImageJ writes the unit of y only if it differs
+            y_unit_um = _find_length(_unescape(units["yunit"]))
+        return _read_resolution(page, (x_unit_um, y_unit_um))
     sizes = _parse_ome(description) if description.endswith("OME>") else ()
     size = sizes[series] if series < len(sizes) else None
     return size or _read_aperio(description)
@@ -245,8 +250,11 @@ def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
         root = ElementTree.fromstring(xml)  # noqa: S314 (nothing is defined in it)
     except (ElementTree.ParseError, ValueError):
         return ()
-    pixels = [image.find("{*}Pixels") for image in root.iterfind("{*}Image")]
-    return tuple(None if each is None else _measure_ome(each.attrib) for each in pixels)
+    sizes: list[PixelSize | None] = []
+    for image in root.iterfind("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        sizes.append(None if pixels is None else _measure_ome(pixels.attrib))
+    return tuple(sizes)
 
 
 def _measure_ome(attributes: Mapping[str, str]) -> PixelSize | None:
@@ -268,18 +276,6 @@ def _read_aperio(description: str) -> PixelSize | None:
         return None
     side = _parse_number(found[1])
     return _believe(side, side)
-
-
-def _read_imagej_units(description: str) -> tuple[float | None, float | None]:
-    """Return the lengths of ImageJ's units of x and y (µm); None if they are not lengths.
-
-    ImageJ writes the unit of y only if it differs.
-    """
-    lines = (line.partition("=") for line in description.splitlines())
-    units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
-    x = _find_length(_unescape(units.get("unit", "")))
-    y = _find_length(_unescape(units["yunit"])) if "yunit" in units else x
-    return x, y
 
 
 def _unescape(text: str) -> str:
