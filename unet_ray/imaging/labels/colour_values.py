@@ -207,22 +207,18 @@ def check_known_colours(
     rare = _find_interpolated(replace(values, pixels=pixels), unknown)
     if rare:
         raise InputError(f"{found}; {_explain_interpolation(values, rare)}")
-    raise InputError(f"{found}; {_name_remedies(values, unknown, classes, background)}")
-
-
-def _name_remedies(
-    values: MaskValues, unknown: list[int], classes: tuple[ClassSpec, ...], background: int
-) -> str:
-    most = max(unknown, key=lambda value: values.pixels[value])
     if VOC_VOID in unknown:
-        return f"pixels of VOC's void are not counted with --ignore-value '{show_value(VOC_VOID)}'"
+        raise InputError(
+            f"{found}; pixels of VOC's void are not counted with --ignore-value "
+            f"'{show_value(VOC_VOID)}'"
+        )
+    grey = ""
     if all(value == COLOUR + (value & 0xFF) * 0x010101 for value in unknown):
         ids = ",".join(f"{spec.name}={spec.id}" for spec in classes[:_NAMED])
         grey = f"; if grey values are ids rather than colours, give them: --classes {ids}"
-    else:
-        grey = ""
+    most_frequent = show_value(max(unknown, key=lambda value: values.pixels[value]))
     ways = [f"name them in --classes or in the label map{grey}"]
     if background not in values.pixels:
-        ways.append(f"give --background-value '{show_value(most)}' if that is the background")
-    ways.append(f"give --ignore-value '{show_value(most)}' if its pixels are not counted")
-    return ", or ".join(ways)
+        ways.append(f"give --background-value '{most_frequent}' if that is the background")
+    ways.append(f"give --ignore-value '{most_frequent}' if its pixels are not counted")
+    raise InputError(f"{found}; {', or '.join(ways)}")

@@ -229,8 +229,13 @@ def _infer_kind(
     labels = set(found) - {background, ignored}
     if len(classes) > 1 or (classes and labels == {classes[0].id}):
         return "classes"
+    if len(found) == 2 and background not in found:  # ilastik writes 1 and 2
+        raise InputError(
+            f"the masks hold the values {found[0]} and {found[1]}, and none is the background "
+            f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
+            "no class"
+        )
     if len(found) == 2:
-        _check_one_is_background(found, background)
         return "binary"
     if len(found) < 2:
         raise InputError(values.nothing_to_learn)
@@ -246,44 +251,33 @@ def _infer_kind(
     raise InputError(_describe_ambiguity(values, labels, ignored))
 
 
-def _check_one_is_background(found: list[int], background: int) -> None:
-    """Raise InputError if neither of two values is the background, as with ilastik's 1 and 2."""
-    if background not in found:
-        raise InputError(
-            f"the masks hold the values {found[0]} and {found[1]}, and none is the background "
-            f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
-            "no class"
-        )
-
-
 def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | None) -> str:
     found = sorted(values.pixels)
-    shown = ", ".join(map(str, found[:_NAMED_IDS])) + (", …" if len(found) > _NAMED_IDS else "")
+    shown = ", ".join(str(value) for value in found[:_NAMED_IDS])
+    if len(found) > _NAMED_IDS:
+        shown += ", …"
     names = ",".join(f"NAME={value}" for value in sorted(labels)[:_MANY_IDS])
     flag = f"{names},…" if len(labels) > _MANY_IDS else names
     uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in found else ""
+    stretched = ""
+    if _is_stretched(labels):
+        ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
+        more = ", …" if len(labels) > _NAMED_IDS else ""
+        stretched = (
+            f"; all values are multiples of {_STRETCH}, as of the 8-bit ids {ids}{more} stretched "
+            "to 16 bits"
+        )
     return (
         f"the masks hold {len(found)} values ({shown}), which may be classes or "
         f"objects: give --classes {flag} for classes{uncounted}, or --mask-kind instances for one "
         "id per object, or --mask-kind binary for two-valued masks with soft edges"
-        f"{_note_stretched(labels)}"
+        f"{stretched}"
     )
 
 
 def _is_stretched(labels: set[int]) -> bool:
     """Tell whether values look like 8-bit ids that a program stretched to 16 bits."""
     return bool(labels) and max(labels) > 255 and not any(value % _STRETCH for value in labels)
-
-
-def _note_stretched(labels: set[int]) -> str:
-    if not _is_stretched(labels):
-        return ""
-    ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
-    more = ", …" if len(labels) > _NAMED_IDS else ""
-    return (
-        f"; all values are multiples of {_STRETCH}, as of the 8-bit ids {ids}{more} stretched to "
-        "16 bits"
-    )
 
 
 def _has_soft_edges(values: MaskValues) -> bool:

@@ -76,22 +76,20 @@ class MaskValues:
         )
 
     def show(self, values: Iterable[int]) -> str:
-        """Format values for a message, each with its pixels, its masks and an example."""
+        """Format values for a message: `3 (120 px in 2 masks, such as a.png), 4 (…)`."""
         # ids in their order; colours have no order, so the most frequent come first
         wanted = sorted(
             values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
         )
-        shown = ", ".join(self._show_one(value) for value in wanted[:_NAMED])
-        return f"{shown}, … ({len(wanted)} values)" if len(wanted) > _NAMED else shown
-
-    def _show_one(self, value: int) -> str:
-        """Format a value for a message: `3 (120 px in 2 masks, such as a.png)`."""
-        num_masks = self.masks[value]
-        example = f", such as {self.examples[value]}" if value in self.examples else ""
-        return (
-            f"{show_value(value)} ({self.pixels[value]} px in {num_masks} "
-            f"mask{'s' * (num_masks != 1)}{example})"
-        )
+        shown = []
+        for value in wanted[:_NAMED]:
+            num_masks = self.masks[value]
+            masks = "1 mask" if num_masks == 1 else f"{num_masks} masks"
+            example = f", such as {self.examples[value]}" if value in self.examples else ""
+            shown.append(f"{show_value(value)} ({self.pixels[value]} px in {masks}{example})")
+        if len(wanted) > _NAMED:
+            shown.append(f"… ({len(wanted)} values)")
+        return ", ".join(shown)
 
     def show_between(self) -> str:
         """Format the numbers of pixels and masks with values between the lowest and the highest."""
