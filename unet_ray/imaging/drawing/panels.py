@@ -169,7 +169,10 @@ def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) ->
     for index, mask in enumerate(masks):
         colour = np.array(class_colour(index), np.float32)
         painted[mask] += (colour - painted[mask]) * FILL_SHARE
-        painted[_find_edge(mask)] = colour
+        # pixels with a neighbour outside the mask; the image's border is no edge
+        padded = np.pad(mask, 1, mode="edge")
+        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        painted[mask & ~inside] = colour
     return painted.round().astype(np.uint8)
 
 
@@ -217,14 +220,6 @@ def text_line(
             draw.rectangle(square, fill=colour)
         draw.text((left + indent_px, middle), text, font=font, fill=(32, 32, 32), anchor="lm")
     return picture
-
-
-def _find_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask with a neighbour outside it; the image's border is no edge."""
-    padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: NDArray[np.bool_] = mask & ~inside
-    return edge
 
 
 @lru_cache
