@@ -155,16 +155,6 @@ def _read_token(token: str) -> tuple[str | None, int | None]:
     return fold_channel(token), int(token) if is_channel_index(token) else None
 
 
-def _name_some(image: ImageChannels, num_channels: int) -> Sequence[str]:
-    """Return the first channels of an image as `--channels` takes them: names, else indices."""
-    names = image.names[:num_channels]
-    are_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
-    if image.keys and are_plain:
-        return names
-    prefix = "index:" if image.names else ""
-    return [f"{prefix}{place}" for place in range(num_channels)]
-
-
 @dataclass(frozen=True)
 class InputChannels:
     """Channels that a network was trained on.
@@ -272,7 +262,13 @@ class InputChannels:
         if image.count < self.count:
             raise ImageError("unsupported", f"{found}the image has too few channels for it")
         order = " in that order" if self.count > 1 else ""
-        example = ",".join(_name_some(image, self.count))
+        names = image.names[: self.count]
+        is_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
+        if image.keys and is_plain:
+            example = ",".join(names)
+        else:
+            prefix = "index:" if image.names else ""
+            example = ",".join(f"{prefix}{place}" for place in range(self.count))
         raise ImageError(
             "unsupported",
             f"{found}say which of its channels to use{order}, as in --channels {example}",

@@ -209,7 +209,13 @@ def find_tile_regions(
     # kept apart, as contacts.
     if separated.may_touch:
         sides = parts.sides(group=np.where(is_open_part, -1, np.arange(len(is_open_part))))
-        contacts = _find_contacts(parts, part_number)
+        along_rows, along_columns = parts.find_contacts()
+        contacts = Contacts.concatenate(
+            [
+                _number_contacts(along_rows, False, part_number),
+                _number_contacts(along_columns, True, part_number),
+            ]
+        )
     else:
         sides = parts.sides()
         contacts = Contacts.none()
@@ -277,24 +283,14 @@ def _find_edges(separated: SeparatedMask, part: NDArray[np.int32]) -> Edges:
     )
 
 
-def _find_contacts(parts: Parts, part_number: NDArray[np.int32]) -> Contacts:
-    """Find where numbered parts touch each other.
+def _number_contacts(pairs: PartPairs, vertical: bool, part_number: NDArray[np.int32]) -> Contacts:
+    """Return the shared sides of parts as contacts of those that have a number.
 
     Args:
-        parts: Parts of the tile.
+        pairs: Shared sides of parts of the tile.
+        vertical: True if they run along columns of vertices.
         part_number: Number of each part; −1: none.
     """
-    along_rows, along_columns = parts.find_contacts()
-    return Contacts.concatenate(
-        [
-            _number_contacts(along_rows, False, part_number),
-            _number_contacts(along_columns, True, part_number),
-        ]
-    )
-
-
-def _number_contacts(pairs: PartPairs, vertical: bool, part_number: NDArray[np.int32]) -> Contacts:
-    """Return the shared sides of parts as contacts of those that have a number."""
     before, after = part_number[pairs.before], part_number[pairs.after]
     contacts = Contacts(
         vertical=np.full(len(pairs), vertical),
