@@ -115,7 +115,9 @@ class ChosenChannels:
         place, times = Counter(places).most_common(1)[0]
         if times > 1:
             same = [t for t, found in zip(self.tokens, places, strict=True) if found == place]
-            self._refuse(f"{show_names(same)} are the same channel of {image}; give it once")
+            self._refuse(
+                f"{show_names(same)} are the same channel: the image has {image}; give it once"
+            )
         return places
 
     def _find(self, token: str, image: ImageChannels) -> int:
@@ -129,8 +131,8 @@ class ChosenChannels:
             )
         if named and has_index and named != [index]:
             self._refuse(
-                f"{token} is the name of the channel with index {named[0]}, and the index of "
-                f"another one: the image has {image}; give name:{token} or index:{token}"
+                f"{token} is the name of the channel with index {named[0]} and the index of "
+                f"another channel: the image has {image}; give name:{token} or index:{token}"
             )
         if named:
             return named[0]
@@ -186,7 +188,7 @@ class InputChannels:
         if not all(type(each) in (str, int) for each in chosen):
             raise InputError(f"input_channels {chosen!r:.80}: give names or indices")
         if not chosen:
-            raise InputError(f"input_channels: there are 0, the network takes {count}")
+            raise InputError(f"input_channels: 0 given, but the network takes {count}")
         return InputChannels(count, names, indices, image_channels)
 
     @property
@@ -202,14 +204,15 @@ class InputChannels:
         most = range(0) if self.image_channels is None else [self.image_channels]
         check_range("image_channels", most, max(self.indices, default=0) + 1, MAX_CHANNELS)
         if self.names and self.indices:
-            raise InputError("input_channels: there are names and indices; there must be one kind")
+            raise InputError("input_channels mixes names and indices; give only one kind")
         for keys in (tuple(map(fold_channel, self.names)), self.indices):
             if len(keys) not in (0, self.count):
                 raise InputError(
-                    f"input_channels: there are {len(keys)}, the network takes {self.count}"
+                    f"input_channels: {len(keys)} given, but the network takes {self.count}"
                 )
             if len(set(keys)) < len(keys):
-                raise InputError(f"input_channels: {show_names([*map(str, keys)])} must differ")
+                shown = show_names([*map(str, keys)])
+                raise InputError(f"input_channels repeats a channel: {shown}")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -245,7 +248,7 @@ class InputChannels:
             self._refuse(image, "its channels have no names")
         is_only = self.takes_any_name and self.count == image.count == 1
         if image.keys and not is_only and (self.indices or not image.is_colour):
-            self._refuse(image, "only its channels have names")
+            self._refuse(image, "only the image's channels have names")
         if self.indices:
             known = self.image_channels
             if image.count <= max(self.indices) or known not in (None, image.count):
@@ -271,7 +274,7 @@ class InputChannels:
             example = ",".join(f"{prefix}{place}" for place in range(self.count))
         raise ImageError(
             "unsupported",
-            f"{found}say which of its channels to use{order}, as in --channels {example}",
+            f"{found}choose its channels{order}, for instance --channels {example}",
         )
 
     def __str__(self) -> str:

@@ -58,9 +58,9 @@ class AlphaCounts:
         if self.low != self.high and self.partial > _MOST_PARTIAL * self.pixels:
             raise ImageError(
                 "unsupported",
-                f"transparency that varies: {self.partial / self.pixels:.1%} of the pixels are "
-                f"half transparent, more than {_MOST_PARTIAL:.0%}, as in drawings with shadows; "
-                "flatten it",
+                f"varying transparency: {self.partial / self.pixels:.1%} of the pixels are half "
+                f"transparent, more than {_MOST_PARTIAL:.0%}, as in drawings with shadows; flatten "
+                "the image",
             )
 
     @property

@@ -221,7 +221,9 @@ def decode_oriented_label(
     """
     rasters = _read(data, max_pixels).rasters
     if len(rasters) > 1:
-        raise ImageError("unsupported", f"a mask of {len(rasters)} channels; save one page")
+        raise ImageError(
+            "unsupported", f"a mask with {len(rasters)} pages, one per channel; save a single page"
+        )
     with mapped_errors():
         values = read_mask_values(rasters[0], table)
     orientation = rasters[0].orientation
@@ -246,7 +248,7 @@ def match_channels(image: NDArray[Any], num_channels: int) -> NDArray[Any]:
     remedy = "convert the image"
     if found > num_channels:
         example = ",".join(str(index) for index in range(num_channels))
-        remedy = f"say which to use, as in --channels {example}"
+        remedy = f"choose which to use, for instance --channels {example}"
     raise ImageError(
         "unsupported", f"{found} channels, the model was trained on {num_channels}; {remedy}"
     )
@@ -348,14 +350,16 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
-        raise ImageError("unsupported", f"pixel format {image.mode}")
+        raise ImageError(
+            "unsupported", f"the pixel format {image.mode}; save the image as grey or RGB"
+        )
     samples = np.asarray(image)
     if image.mode.startswith("I"):
         # Pillow holds 16-bit PNM in 32-bit integers
         if samples.size and (samples.min() < 0 or samples.max() > 65535):
             raise ImageError(
                 "unsupported",
-                f"values {samples.min()}..{samples.max()}; only 8 and 16 bits can be read",
+                f"samples from {samples.min()} to {samples.max()}; only 8 and 16 bits can be read",
             )
         samples = samples.astype(np.uint16)
     if samples.ndim == 2:

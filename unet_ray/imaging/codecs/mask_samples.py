@@ -227,8 +227,8 @@ def _scale_to_bytes(samples: NDArray[Any], bits: int) -> NDArray[Any]:
         return samples // 257
     raise ImageError(
         "unsupported",
-        f"samples from {low} to {high}, where masks with colours have 0 to 255; save colours with "
-        "8 bits per channel, or ids as one grey channel",
+        f"samples from {low} to {high}, but colours in masks range from 0 to 255; save colours "
+        "with 8 bits per channel, or ids as one grey channel",
     )
 
 
@@ -262,8 +262,8 @@ def _read_colours(
         if np.count_nonzero(seen >= COLOUR) > _MOST_IN_FILE:
             raise ImageError(
                 "unsupported",
-                f"a mask of more than {_MOST_IN_FILE} colours, as interpolation (resizing or JPEG) "
-                "makes them, or a photograph; masks hold one colour per class: resize them by "
+                f"a mask of more than {_MOST_IN_FILE} colours: it was interpolated (by resizing or "
+                "JPEG) or is a photograph; masks hold one colour per class: resize them with "
                 "nearest neighbour and save them as PNG",
             )
     return _narrow(values, int(seen.max()))

@@ -187,7 +187,7 @@ class Decoder:
             return parse_image(reply, body)
         except (ValueError, TypeError, KeyError) as error:
             self.close()
-            raise ImageError("unreadable", "its decoder replied with no image") from error
+            raise ImageError("unreadable", "the decoder replied without an image") from error
 
     def find_images(self, file: RangeFile) -> list[ImagePlace]:
         """Return the places of all images of a TIFF, as `tiff.find_images` does.
@@ -201,7 +201,7 @@ class Decoder:
             return [ImagePlace.from_json(place, file.size) for place in json.loads(body)]
         except (ValueError, TypeError, KeyError) as error:
             self.close()
-            raise ImageError("unreadable", "its decoder replied with invalid places") from error
+            raise ImageError("unreadable", "the decoder replied with invalid places") from error
 
     def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
@@ -323,7 +323,7 @@ class Decoder:
             how = ends[0] if ends[0] == ends[1] else " and ".join(ends)
             if all(end in _CRASHES + _LIMITS or not end.startswith("SIG") for end in ends):
                 raise ImageError("unreadable", f"the decoder crashed twice ({how})")
-            raise ImageError("internal", f"the decoder was killed from outside, twice ({how})")
+            raise ImageError("internal", f"the decoder was killed from outside twice ({how})")
 
     def close(self) -> None:
         """End the child; the next image starts a new one."""
@@ -376,11 +376,12 @@ class Decoder:
                 self._confinement = tuple(map(str, reply.get("confinement", ())))
             except TimeUpError:
                 self.close()  # a late reply would be taken for the reply to an image
-                raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
+                message = f"the decoder did not start within {_START_LIMIT_S:g} s"
+                raise TimeoutError(message) from None
             except ChildEndedError as error:
                 end = str(error) or describe_end(self._child)
                 self.close()
-                raise ImageError("internal", f"the decoder ended as it started ({end})") from None
+                raise ImageError("internal", f"the decoder ended at its start ({end})") from None
             except BaseException:
                 self.close()
                 raise
@@ -405,9 +406,12 @@ class Decoder:
             limit_s = self._time_limit_s
             self.close()
             if cpu_s >= _BUSY * limit_s:
-                message = f"decoding it took longer than {limit_s:g} s"
+                message = f"decoding took longer than {limit_s:g} s"
                 raise ImageError("unreadable", message) from None
-            message = f"the decoder was stopped or starved: {cpu_s:.2f} s of CPU in {limit_s:g} s"
+            message = (
+                f"the decoder was stopped or starved: it had {cpu_s:.2f} s of CPU time in "
+                f"{limit_s:g} s"
+            )
             raise ImageError("internal", message) from None
 
     def _exchange(
@@ -432,7 +436,9 @@ class Decoder:
             size = sum(length for _, length in ranges)
             if size > self._memory_limit_bytes:
                 self.close()
-                raise ImageError("too_large", f"decoding it needs {size} bytes of the file at once")
+                limit = self._memory_limit_bytes
+                message = f"decoding needs {size} bytes of the file at once; the limit is {limit}"
+                raise ImageError("too_large", message)
             started = time.monotonic()
             try:
                 pieces = fetch(ranges)

@@ -90,8 +90,9 @@ def serve(
                     server.answer(request, content.readall())
         except ImageError as error:
             if error.error_type == "out_of_memory":
+                limit_gib = memory_limit_bytes / 2**30
                 error = ImageError(
-                    "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
+                    "too_large", f"decoding needs more than {limit_gib:.1f} GiB of memory"
                 )
             failure = {"error_type": error.error_type, "message": error.message}
         if failure:  # not before the error is gone: it may hold what filled the memory

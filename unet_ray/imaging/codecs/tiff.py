@@ -155,7 +155,7 @@ def _describe_missing(image: ImagePages) -> str:
     if not missing:
         return ""
     return (
-        f"of its {len(image.pages)} channels, which have no names, the file lacks "
+        f"the image has {len(image.pages)} channels without names, of which the file lacks "
         f"{', '.join(missing)}; save all channels in one file"
     )
 
@@ -246,7 +246,10 @@ def open_image(file: BinaryIO | PlaneFile) -> OpenImage:
     image = _open_place(file) if isinstance(file, PlaneFile) else _open_only_image(file)
     for page in image.pages:
         if page.imagedepth > 1:
-            raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
+            raise ImageError(
+                "unsupported",
+                f"a volume of {page.imagedepth} planes in one page; save each plane as a page",
+            )
     return image
 
 
@@ -276,13 +279,13 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
     if len(images) > 1:
         raise ImageError(
             "changed",
-            f"a file of {len(images)} images, listed as one; the next run reads its images",
+            f"a file of {len(images)} images that was listed as one; the next run reads them all",
         )
     if not images:
         page = tiff.pages[0]
         if _SUBIFDS in page.tags:
             raise ImageError(
-                "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
+                "unsupported", "a thumbnail whose image is in a SubIFD; save the image as a page"
             )
         return OpenImage((page,), pixel_size=read_tiff_pixel_size(page))
     error = _describe_missing(images[0])
@@ -324,8 +327,7 @@ def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     if page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size:
         raise ImageError(
             "unsupported",
-            f"{num_images} images of which only the first has a directory; save each image as a "
-            "page",
+            f"{num_images} images, but only the first has a directory; save each image as a page",
         )
 
 

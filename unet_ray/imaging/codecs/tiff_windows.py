@@ -143,7 +143,9 @@ class _PageWindows:
         index = self._segment_index(plane, row, column)
         offset, size = int(page.dataoffsets[index]), int(page.databytecounts[index])
         if size > 2 * SEGMENT_BYTES:
-            raise ImageError("unreadable", f"a tile or strip of {size} bytes")
+            raise ImageError(
+                "unreadable", f"a tile or strip of {size} bytes; the limit is {2 * SEGMENT_BYTES}"
+            )
         return offset, size if offset else 0
 
     def _segment_index(self, plane: int, row: int, column: int) -> int:

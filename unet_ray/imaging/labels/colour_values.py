@@ -63,7 +63,7 @@ def infer_kind(
     if kind == "folders" and values.most_distinct > 2:
         raise InputError(
             "masks in class folders hold two values, but one of them holds "
-            f"{values.most_distinct} colours: {colours.show(colours.pixels)}; resize masks by "
+            f"{values.most_distinct} colours: {colours.show(colours.pixels)}; resize masks with "
             "nearest neighbour and save them as PNG"
         )
     if kind in ("instances", "folders"):
@@ -95,12 +95,12 @@ def _describe_colours(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str
     channels = [name for name, bits in _CHANNELS if not any(v - COLOUR & ~bits for v in colours)]
     if channels and len(colours) > 1:
         return (
-            f"{found}; they have no other channel than {channels[0]}, which looks like ids in that "
+            f"{found}; they have only the channel {channels[0]}, which looks like ids in that "
             f"channel: save it as a grey image, or {_name_ways(values, classes)}"
         )
     if len(colours) > _MANY_COLOURS:
         return (
-            f"{found}, more than classes have; if each object has its own colour, give --mask-kind "
+            f"{found}, too many for classes; if each object has its own colour, give --mask-kind "
             "instances; ids coded as colours (as in COCO panoptic or ADE20K) must be saved as ids"
         )
     return f"{found}; {_name_ways(values, classes)}"
@@ -172,9 +172,9 @@ def _to_points(values: list[int]) -> NDArray[np.float64]:
 def _explain_interpolation(values: MaskValues, rare: list[int]) -> str:
     """Return the cause of rare colours, and the remedy."""
     return (
-        f"interpolation (resizing or JPEG) makes such colours, here {len(rare)} with "
-        f"{percent(values.share(rare))} of the pixels: resize masks by nearest neighbour and save "
-        "them as PNG"
+        f"interpolation (resizing or JPEG) produces such colours, here {len(rare)} with "
+        f"{percent(values.share(rare))} of the pixels: resize masks with nearest neighbour and "
+        "save them as PNG"
     )
 
 
@@ -201,7 +201,7 @@ def check_known_colours(
     if not unknown:
         return background
     known = ", ".join(f"{spec.name}={spec.colour}" for spec in classes)
-    found = f"colours beyond the classes: {values.show(unknown)}; the known ones are {known}"
+    found = f"colours without a class: {values.show(unknown)}; the known ones are {known}"
     named = {spec.id: COLOUR + parse_colour(spec.colour) for spec in classes if spec.colour}
     pixels = {named.get(value, value): count for value, count in values.pixels.items()}
     rare = _find_interpolated(replace(values, pixels=pixels), unknown)
@@ -209,8 +209,8 @@ def check_known_colours(
         raise InputError(f"{found}; {_explain_interpolation(values, rare)}")
     if VOC_VOID in unknown:
         raise InputError(
-            f"{found}; pixels of VOC's void are not counted with --ignore-value "
-            f"'{show_value(VOC_VOID)}'"
+            f"{found}; give --ignore-value '{show_value(VOC_VOID)}' to leave out the pixels of "
+            "VOC's void"
         )
     grey = ""
     if all(value == COLOUR + (value & 0xFF) * 0x010101 for value in unknown):

@@ -194,7 +194,7 @@ def find_labelling(
             ignored = None
         if not set(values.pixels) - {background, ignored}:
             raise InputError(
-                f"the masks hold no object, {values.nothing_to_learn} and --background-value"
+                f"the masks hold no object: {values.nothing_to_learn} and --background-value"
             )
         return Labelling(kind, classes, background, ignored)
     _check_class_values(values, classes, background, ignored)
@@ -205,8 +205,8 @@ def _check_colour_kind(kind: MaskKind | None) -> MaskKind:
     """Return the kind of masks in which classes have colours; raise InputError for another."""
     if kind not in (None, "classes"):
         raise InputError(
-            f"--mask-kind {kind}, but the classes have colours, which masks of the kind classes "
-            "have; leave out --mask-kind, or the colours"
+            f"--mask-kind {kind}, but the classes have colours, which only --mask-kind classes "
+            "allows; omit --mask-kind or the colours"
         )
     return "classes"
 
@@ -231,9 +231,9 @@ def _infer_kind(
         return "classes"
     if len(found) == 2 and background not in found:  # ilastik writes 1 and 2
         raise InputError(
-            f"the masks hold the values {found[0]} and {found[1]}, and none is the background "
+            f"the masks hold the values {found[0]} and {found[1]}, but neither is the background "
             f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
-            "no class"
+            "the background"
         )
     if len(found) == 2:
         return "binary"
@@ -264,7 +264,7 @@ def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | Non
         ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
         more = ", …" if len(labels) > _NAMED_IDS else ""
         stretched = (
-            f"; all values are multiples of {_STRETCH}, as of the 8-bit ids {ids}{more} stretched "
+            f"; all values are multiples of {_STRETCH}, like the 8-bit ids {ids}{more} stretched "
             "to 16 bits"
         )
     return (
@@ -327,7 +327,7 @@ def _find_folders_foreground(values: MaskValues, background: int, ignored: int |
     labels = set(values.pixels) - {background}
     if not labels:
         raise InputError(
-            f"the masks in class folders hold no class, {values.nothing_to_learn} and "
+            f"the masks in class folders hold no class: {values.nothing_to_learn} and "
             "--background-value"
         )
     if values.most_distinct > 2:
@@ -387,7 +387,7 @@ def _check_class_values(
             ignored=ignored,
         )
         raise InputError(
-            f"mask values beyond the classes: {values.show(beyond)}; the known values are {named}, "
+            f"mask values without a class: {values.show(beyond)}; the known values are {named}, "
             f"background {show_value(background)}, ignored {show_value(ignored)}; "
             f"{remedy}"
         )
@@ -410,13 +410,13 @@ def _suggest_remedy(
     share = values.share(beyond)
     if len(beyond) >= _MANY_BETWEEN and share <= _BETWEEN_SHARE:
         return (
-            f"interpolation (resizing or JPEG) makes such values, here {percent(share)} of the "
-            "pixels: resize masks by nearest neighbour and save them as PNG"
+            f"interpolation (resizing or JPEG) produces such values, here {percent(share)} of the "
+            "pixels: resize masks with nearest neighbour and save them as PNG"
         )
     if _is_stretched(set(beyond)) and {v // _STRETCH for v in beyond} <= {c.id for c in classes}:
         stretched = ",".join(f"{c.name}={c.id * _STRETCH}" for c in classes)
         return (
-            f"they are multiples of {_STRETCH}, as of 8-bit ids stretched to 16 bits: give "
+            f"they are multiples of {_STRETCH}, like 8-bit ids stretched to 16 bits: give "
             f"--classes {stretched}, or save the masks with 8 bits"
         )
     lowest, *others = sorted(set(values.pixels) - {ignored})

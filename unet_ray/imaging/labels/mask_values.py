@@ -105,7 +105,7 @@ class MaskValues:
     def nothing_to_learn(self) -> str:
         """Message for masks that hold no objects, or nothing but objects."""
         return (
-            f"all masks hold only {self.show(self.pixels)}: there is nothing to learn; "
+            f"all masks hold only {self.show(self.pixels)}, so there is nothing to learn; "
             "check --masks"
         )
 

@@ -59,8 +59,8 @@ def _note_colours(values: MaskValues, labelling: Labelling) -> list[str]:
         return [f"{values.show([background])} is the background: no pixel is black"]
     if labelling.kind == "instances" and VOC_VOID in set(values.pixels) - {labelling.ignored}:
         return [
-            f"pixels of {show_value(VOC_VOID)} are an object; if they are VOC's void, give "
-            f"--ignore-value '{show_value(VOC_VOID)}'"
+            f"pixels of the colour {show_value(VOC_VOID)} count as an object; if they are VOC's "
+            f"void, give --ignore-value '{show_value(VOC_VOID)}'"
         ]
     if labelling.kind != "binary" or len(values.pixels) != 2:
         return []
@@ -69,9 +69,9 @@ def _note_colours(values: MaskValues, labelling: Labelling) -> list[str]:
     if COLOUR in values.pixels:
         return [f"the masks are black on transparent: black is the class {name}"]
     return [
-        f"the masks hold two colours, whose meaning is not given: {_show_colour(found)} "
-        f"({values.pixels[found]} px) is the class {name}, {_show_colour(background)} "
-        f"({values.pixels[background]} px) the background; to turn it round, give --classes "
+        f"the masks hold two colours whose meaning is not given: {_show_colour(found)} "
+        f"({values.pixels[found]} px) is taken as the class {name}, {_show_colour(background)} "
+        f"({values.pixels[background]} px) as the background; to swap them, give --classes "
         f"{name}={_show_colour(background)}"
     ]
 
@@ -124,7 +124,7 @@ def _note_inverted(
         filled = sum(share > _FILLED for share in shares)
         if 2 * filled > len(shares):
             notes.append(
-                f"class {spec.name} has more than {_FILLED:.0%} of the pixels of {filled} of "
+                f"class {spec.name} covers more than {_FILLED:.0%} of the pixels in {filled} of "
                 f"{len(shares)} images; if the masks are inverted, give "
                 f"{_suggest_inverse(labelling, index, of_images)}"
             )

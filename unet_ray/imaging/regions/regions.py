@@ -144,7 +144,7 @@ def check_count(num_regions: int, max_regions: int) -> None:
     if num_regions > max_regions:
         raise ImageError(
             "too_large",
-            f"more than {max_regions} regions of a class; see --max-regions and --threshold",
+            f"more than {max_regions} regions of a class; raise --threshold or --max-regions",
         )
 
 
