@@ -155,5 +155,6 @@ def describe_absent(path: str, key: ImageKey, places: Sequence[ImagePlace]) -> s
     if len(places) < 2:
         return f"{path} has no image {asked}; it holds a single image"
     lacking = f"has no image {asked}" if asked else "is not a single image"
-    first, last = (image_uri("", place.key).removeprefix("#") for place in (places[0], places[-1]))
+    first = image_uri("", places[0].key).removeprefix("#")
+    last = image_uri("", places[-1].key).removeprefix("#")
     return f"{path} {lacking}; it holds {len(places)} images, {first} to {last}"

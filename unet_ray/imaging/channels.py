@@ -58,7 +58,8 @@ class ImageChannels:
     def keys(self) -> tuple[str, ...]:
         """Names in the form for comparison; empty if they do not distinguish all channels."""
         keys = tuple(map(fold_channel, self.names))
-        are_sound = all(map(is_name, self.names)) and len(set(keys)) == len(keys) == self.count
+        are_distinct = len(set(keys)) == len(keys) == self.count
+        are_sound = are_distinct and all(map(is_name, self.names))
         return keys if are_sound else ()
 
     @property

@@ -115,7 +115,12 @@ def fold_box(
     extend = mirrored if mirror else replicated
     rows = extend(box.top, box.bottom, height)
     columns = extend(box.left, box.right, width)
-    inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    inside = Box(
+        top=int(rows.min()),
+        left=int(columns.min()),
+        bottom=int(rows.max()) + 1,
+        right=int(columns.max()) + 1,
+    )
     return inside, rows - inside.top, columns - inside.left
 
 

@@ -286,7 +286,7 @@ def test_a_slow_start_costs_one_image_and_mixes_up_no_other(
 ) -> None:
     images = [random_image(seed) for seed in range(3)]
     monkeypatch.setattr("unet_ray.imaging.codecs.sandbox._START_LIMIT_S", 0.0)
-    with pytest.raises(TimeoutError, match="the decoder did not start within 0 s"):
+    with pytest.raises(TimeoutError, match="the decoder did not start in 0 s"):
         decoder.decode(encode_pillow(images[0]))
     monkeypatch.undo()
     for image in images:

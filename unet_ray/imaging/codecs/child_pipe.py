@@ -161,7 +161,8 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
     valid = None
     if reply["has_valid"]:
         bits = np.frombuffer(body, np.uint8, offset=count * dtype.itemsize)
-        valid = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape[:2])
+        height, width = shape[:2]
+        valid = np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
     return DecodedImage(
         samples=np.frombuffer(body, dtype, count).reshape(shape),
         valid=valid,

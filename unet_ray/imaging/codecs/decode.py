@@ -416,21 +416,19 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
         image = stretched.astype(np.uint8)
     alpha = None
     if raster.has_alpha:
-        alpha = Alpha(image[:, :, -1], _find_opaque(image.dtype, raster.bits))
+        # alpha of opaque pixels: the largest number of the file's bits, or 1 for floats
+        if image.dtype.kind == "f":
+            opaque = 1
+        elif raster.bits <= 8:
+            opaque = int(np.iinfo(image.dtype).max)
+        else:
+            sign_bits = 1 if image.dtype.kind == "i" else 0
+            opaque = int(2 ** (raster.bits - sign_bits) - 1)
+        alpha = Alpha(image[:, :, -1], opaque)
         image = image[:, :, :-1]
     if raster.inverted:
         image = _invert(image, raster.bits)
     return image, alpha
-
-
-def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
-    """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 for floats."""
-    if dtype.kind == "f":
-        return 1
-    if bits <= 8:
-        return int(np.iinfo(dtype).max)
-    magnitude_bits = bits - 1 if dtype.kind == "i" else bits
-    return int(2**magnitude_bits - 1)
 
 
 def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:

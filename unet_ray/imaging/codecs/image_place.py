@@ -44,8 +44,9 @@ class ImageKey:
             ValueError: It is not a key; TypeError too.
         """
         page, series, t, z = (None if value is None else int(value) for value in found)
-        if any(value is not None and not 0 <= value < 2**31 for value in (page, series, t, z)):
-            raise ValueError(found)
+        for value in (page, series, t, z):
+            if value is not None and not 0 <= value < 2**31:
+                raise ValueError(found)
         return ImageKey(page, series, t, z)
 
 
@@ -90,9 +91,9 @@ class PagePlace:
         """
         header, index = bytes.fromhex(found["header"]), int(found["index"])
         ranges = tuple((int(offset), int(size)) for offset, size in found["ranges"])
-        if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES or len(ranges) > MOST_RANGES:
+        if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES:
             raise ValueError(found)
-        if filter_valid(ranges, file_size) != list(ranges):
+        if len(ranges) > MOST_RANGES or filter_valid(ranges, file_size) != list(ranges):
             raise ValueError(found)
         return PagePlace(header, index, min(int(found["size"]), file_size), ranges)
 

@@ -135,7 +135,8 @@ class PixelSize:
         x, y, unit_um, epsg = found
         if not 0 <= epsg <= MAX_KEY:
             raise ValueError(found)
-        return PixelSize(float(x), float(y), None if unit_um is None else float(unit_um), int(epsg))
+        unit_um = None if unit_um is None else float(unit_um)
+        return PixelSize(float(x), float(y), unit_um, int(epsg))
 
 
 def differs(size_um: SizeUm, expected_um: SizeUm) -> bool:

@@ -376,8 +376,7 @@ class Decoder:
                 self._confinement = tuple(map(str, reply.get("confinement", ())))
             except TimeUpError:
                 self.close()  # a late reply would be taken for the reply to an image
-                message = f"the decoder did not start within {_START_LIMIT_S:g} s"
-                raise TimeoutError(message) from None
+                raise TimeoutError(f"the decoder did not start in {_START_LIMIT_S:g} s") from None
             except ChildEndedError as error:
                 end = str(error) or describe_end(self._child)
                 self.close()
@@ -549,6 +548,9 @@ def _parse_ranges(asked: Iterable[Any]) -> list[tuple[int, int]]:
         ranges = [(int(offset), int(size)) for offset, size in asked]
     except (TypeError, ValueError) as error:
         raise ChildEndedError(INVALID_REPLY) from error
-    if len(ranges) > _MOST_RANGES or any(offset < 0 or size < 1 for offset, size in ranges):
+    if len(ranges) > _MOST_RANGES:
         raise ChildEndedError(INVALID_REPLY)
+    for offset, size in ranges:
+        if offset < 0 or size < 1:
+            raise ChildEndedError(INVALID_REPLY)
     return ranges

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -321,7 +322,15 @@ def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     Such images are known only from the description in the file. A description may be older than
     the file, so the file must also have room for the samples of at least one more image.
     """
-    num_images = _count_stated_images(tiff, page)
+    num_images = 1
+    with suppress(ValueError, TypeError, KeyError, ArithmeticError):  # it may hold anything
+        if page.is_imagej:
+            num_images = int((tiff.imagej_metadata or {}).get("images", 1))
+        elif page.is_shaped:
+            shape = json.loads(page.shaped_description)["shape"]
+            num_images = int(prod(shape)) // prod(page.shape)
+        elif page.is_stk:
+            num_images = int(page.tags["UIC2tag"].count)
     if num_images < 2 or not page.is_contiguous:
         return
     if page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size:
@@ -329,21 +338,6 @@ def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
             "unsupported",
             f"{num_images} images, but only the first has a directory; save each image as a page",
         )
-
-
-def _count_stated_images(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
-    """Return the number of images that the file's own description states; it may hold anything."""
-    try:
-        if page.is_imagej:
-            return int((tiff.imagej_metadata or {}).get("images", 1))
-        if page.is_shaped:
-            shape = json.loads(page.shaped_description)["shape"]
-            return int(prod(shape)) // prod(page.shape)
-        if page.is_stk:
-            return int(page.tags["UIC2tag"].count)
-    except (ValueError, TypeError, KeyError, ArithmeticError):
-        pass
-    return 1
 
 
 def raster_of_page(page: tifffile.TiffPage, samples: NDArray[Any]) -> Raster:

@@ -91,7 +91,8 @@ def _read_shaped(
             return None
         num_pages = prod(shape) // prod(page.shape)
         leading = next(k for k in range(len(shape)) if prod(shape[:k]) == num_pages)
-        series.append(_Series(axes[:leading], shape[:leading], numbers[at : at + num_pages]))
+        series_pages = numbers[at : at + num_pages]
+        series.append(_Series(axes[:leading], shape[:leading], series_pages))
         at += num_pages
     return _number_series(series) if at == len(numbers) else None
 

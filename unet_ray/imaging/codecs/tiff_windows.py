@@ -181,7 +181,9 @@ class _PageWindows:
         segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
         if segment is None:
             return None
-        return np.asarray(segment).reshape(segment.shape[-3:])[: shape[1], : shape[2]]
+        whole = np.asarray(segment).reshape(segment.shape[-3:])
+        _, rows, columns = shape[:3]
+        return whole[:rows, :columns]
 
 
 def _cut(part: Box, whole: Box) -> tuple[slice, slice]:

@@ -64,9 +64,8 @@ def overlay(image_hwc: NDArray[Any], regions: pa.Table) -> Image.Image:
 
 def _draw_stencil(polygon: shapely.Polygon) -> Image.Image:
     """Draw the opacity of a polygon over its bounding box; pixels in a hole stay as they are."""
-    left, top, right, bottom = polygon.bounds
-    left, top = int(left), int(top)
-    stencil = Image.new("L", (int(right) - left + 1, int(bottom) - top + 1))
+    left, top, right, bottom = (int(bound) for bound in polygon.bounds)
+    stencil = Image.new("L", (right - left + 1, bottom - top + 1))
     draw = ImageDraw.Draw(stencil)
     corners = shapely.get_coordinates(polygon.exterior) - [left, top]
     draw.polygon(corners.ravel().tolist(), fill=_LIGHT)

@@ -171,8 +171,10 @@ def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) ->
         painted[mask] += (colour - painted[mask]) * FILL_SHARE
         # pixels with a neighbour outside the mask; the image's border is no edge
         padded = np.pad(mask, 1, mode="edge")
-        inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        painted[mask & ~inside] = colour
+        above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+        left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+        is_edge = mask & ~(above & below & left & right)
+        painted[is_edge] = colour
     return painted.round().astype(np.uint8)
 
 
@@ -237,5 +239,7 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
     shown = text
     while kept > 2 and font.getlength(shown) > width_px:
         kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+        head = text[: (kept + 1) // 2]
+        tail = text[len(text) - kept // 2 :]
+        shown = f"{head}…{tail}"
     return shown

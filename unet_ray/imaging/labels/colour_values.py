@@ -117,7 +117,9 @@ def _name_ways(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str:
         colours.remove(VOC_VOID)
         void = f" --ignore-value '{show_value(VOC_VOID)}'"
     names = [spec.name for spec in classes] or ["NAME"] * len(colours)
-    pairs = [f"{name}={show_value(c)}" for name, c in zip(names, colours, strict=False)][:_NAMED]
+    pairs = []
+    for name, colour in zip(names[:_NAMED], colours, strict=False):
+        pairs.append(f"{name}={show_value(colour)}")
     more = ",…" if len(colours) > len(pairs) else ""
     black = " (black is background)" if 0 in values.pixels else ""
     return (
@@ -158,7 +160,8 @@ def _find_frequent(values: MaskValues) -> list[int]:
         if values.share([value]) < _FREQUENT_SHARE or len(found) == _MOST_FREQUENT:
             break
         (point,) = _to_points([value])
-        if is_shown and all(np.linalg.norm(point - p) >= _APART for p in _to_points(found)):
+        distances = np.linalg.norm(_to_points(found) - point, axis=1)
+        if is_shown and np.all(distances >= _APART):
             found.append(value)
     return found
 
@@ -166,7 +169,10 @@ def _find_frequent(values: MaskValues) -> list[int]:
 def _to_points(values: list[int]) -> NDArray[np.float64]:
     """Return colours as rows of red, green and blue; black for 0."""
     rgb = np.array(values, np.int64)
-    return np.stack([rgb >> 16 & 255, rgb >> 8 & 255, rgb & 255], axis=1).astype(np.float64)
+    red = rgb >> 16 & 255
+    green = rgb >> 8 & 255
+    blue = rgb & 255
+    return np.stack([red, green, blue], axis=1).astype(np.float64)
 
 
 def _explain_interpolation(values: MaskValues, rare: list[int]) -> str:

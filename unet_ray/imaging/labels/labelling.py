@@ -413,16 +413,20 @@ def _suggest_remedy(
             f"interpolation (resizing or JPEG) produces such values, here {percent(share)} of the "
             "pixels: resize masks with nearest neighbour and save them as PNG"
         )
-    if _is_stretched(set(beyond)) and {v // _STRETCH for v in beyond} <= {c.id for c in classes}:
-        stretched = ",".join(f"{c.name}={c.id * _STRETCH}" for c in classes)
+    unstretched = {value // _STRETCH for value in beyond}
+    if _is_stretched(set(beyond)) and unstretched <= {spec.id for spec in classes}:
+        stretched = ",".join(f"{spec.name}={spec.id * _STRETCH}" for spec in classes)
         return (
             f"they are multiples of {_STRETCH}, like 8-bit ids stretched to 16 bits: give "
             f"--classes {stretched}, or save the masks with 8 bits"
         )
     lowest, *others = sorted(set(values.pixels) - {ignored})
     if background < lowest:
-        renumbered = ",".join(f"{c.name}={v}" for c, v in zip(classes, others, strict=False))
-        again = f" --classes {renumbered}" if len(others) == len(classes) else ""
+        again = ""
+        if len(others) == len(classes):
+            pairs = zip(classes, others, strict=True)
+            renumbered = ",".join(f"{spec.name}={value}" for spec, value in pairs)
+            again = f" --classes {renumbered}"
         return (
             f"no pixel has the background value {background}; if it is {lowest} in these masks, "
             f"give --background-value {lowest}{again}"

@@ -77,10 +77,12 @@ class MaskValues:
 
     def show(self, values: Iterable[int]) -> str:
         """Format values for a message: `3 (120 px in 2 masks, such as a.png), 4 (…)`."""
-        # ids in their order; colours have no order, so the most frequent come first
-        wanted = sorted(
-            values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
-        )
+        found = list(values)
+        ids = sorted(value for value in found if not is_colour(value))
+        colours = [value for value in found if is_colour(value)]
+        # colours have no order, so the most frequent come first
+        colours.sort(key=lambda value: -self.pixels[value])
+        wanted = ids + colours
         shown = []
         for value in wanted[:_NAMED]:
             num_masks = self.masks[value]

@@ -142,11 +142,16 @@ def _suggest_inverse(
         pixels.update(dict(values[place]))
     if spec.colour is not None or (labelling.kind == "binary" and is_colour(max(pixels))):
         return f"--classes {spec.name}={_show_colour(labelling.background)}"
-    in_class = [v for v in pixels if labelling.is_held([[(v, 1)]] * (place + 1), index)]
-    most = show_value(max(in_class, key=lambda value: pixels[value]))
-    quoted = f"'{most}'" if most.startswith("#") else most
+    in_class = []
+    for value in pixels:
+        of_masks = [[(value, 1)]] * (place + 1)
+        if labelling.is_held(of_masks, index):
+            in_class.append(value)
+    most_frequent = show_value(max(in_class, key=lambda value: pixels[value]))
+    if most_frequent.startswith("#"):
+        most_frequent = f"'{most_frequent}'"
     again = f" --classes {spec.name}={labelling.background}" if labelling.kind == "classes" else ""
-    return f"--background-value {quoted}{again}"
+    return f"--background-value {most_frequent}{again}"
 
 
 def _note_missing_background(values: MaskValues, labelling: Labelling) -> str:

@@ -53,8 +53,10 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
     samples = image_hwc[window].astype(np.float32)
     # the sum of the absolute differences across each pixel, down and right
     gradient: NDArray[np.float32] = np.zeros(samples.shape[:2], np.float32)
-    gradient[:, 1:-1] += np.abs(samples[:, 2:] - samples[:, :-2]).sum(axis=2)
-    gradient[1:-1] += np.abs(samples[2:] - samples[:-2]).sum(axis=2)
+    across = np.abs(samples[:, 2:] - samples[:, :-2])
+    down = np.abs(samples[2:] - samples[:-2])
+    gradient[:, 1:-1] += across.sum(axis=2)
+    gradient[1:-1] += down.sum(axis=2)
     rows, columns = np.nonzero(outline[window])
     height, width = gradient.shape
     beside = [
@@ -63,7 +65,8 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
         gradient[rows, _shift(columns, _BESIDE_PX, width)],
         gradient[rows, _shift(columns, -_BESIDE_PX, width)],
     ]
-    on, off = float(gradient[rows, columns].mean()), float(np.mean(beside))
+    on = float(gradient[rows, columns].mean())
+    off = float(np.mean(beside))
     return on / off if on > 0 and off > 0 else None
 
 

@@ -155,7 +155,8 @@ def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
     c = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
     hit, wrong = c["true_positive"], c["false_positive"] + c["false_negative"]
     objects = c["true_objects"] + c["found_objects"]
-    precisions = _ratio(counts[..., _MATCHED], objects[..., None] - counts[..., _MATCHED])
+    matched = counts[..., _MATCHED]
+    precisions = _ratio(matched, objects[..., None] - matched)
     # 0 where one side has no boundary, and NaN where neither side has one
     precision = np.nan_to_num(_ratio(c["found_boundary_matched"], c["found_boundary"]))
     recall = np.nan_to_num(_ratio(c["true_boundary_matched"], c["true_boundary"]))

@@ -52,7 +52,8 @@ def encode_outlines(
     ring_outline = part_outline[ring_part]
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates determine how much memory is taken, by C code as well.
-    leaves = ~((points >= 0) & (points <= sizes[ring_outline[ring], ::-1])).all(axis=1)
+    limits = sizes[ring_outline[ring], ::-1]
+    leaves = ~((points >= 0) & (points <= limits)).all(axis=1)
     if leaves.any():
         rows, columns = sizes[ring_outline[ring[np.argmax(leaves)]]].tolist()
         raise ValueError(f"an outline that leaves its image of {columns}×{rows} px")
@@ -69,7 +70,8 @@ def encode_outlines(
         place, px = slice(first, after), length[first:after]
         label = np.repeat(outline[place] - some[0], px)
         # Each pixel of a side is an edge, numbered down the columns.
-        edge = np.repeat(line[place], px) + sizes[some[0] + label, 0] * ranges(left[place], px)
+        column_px = sizes[some[0] + label, 0]
+        edge = np.repeat(line[place], px) + column_px * ranges(left[place], px)
         order = np.lexsort((edge, label))
         start, stop = edge[order].reshape(-1, 2).T
         found = _compress_runs(label=label[order][::2], start=start, stop=stop, sizes=sizes[some])

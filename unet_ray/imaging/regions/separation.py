@@ -65,9 +65,8 @@ def unseparated(mask_hw: NDArray[np.bool_]) -> SeparatedMask:
 
     They do not touch, and all their pixels count as marker.
     """
-    return SeparatedMask(
-        Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False
-    )
+    origin = np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE)
+    return SeparatedMask(Runs.of_mask(mask_hw), origin, may_touch=False)
 
 
 def encode_direction(direction: tuple[int, int]) -> int:
@@ -102,11 +101,11 @@ def separate_touching(
         if not len(reached):
             break
         _take_labels(
-            labels.ravel(),
-            origin.ravel(),
-            reached,
-            _find_first_labelled(labelled, reached),
-            mask.shape[1],
+            labels=labels.ravel(),
+            origin=origin.ravel(),
+            reached=reached,
+            first=_find_first_labelled(labelled, reached),
+            width=mask.shape[1],
         )
         is_open ^= reached_hw
         labelled |= reached_hw
@@ -179,4 +178,5 @@ def _take_labels(
         width: Width of the framed image (px).
     """
     offsets = np.array([down * width + right for down, right in DIRECTIONS])
-    labels[reached], origin[reached] = labels.take(reached + offsets.take(first)), _GROWN + first
+    labels[reached] = labels.take(reached + offsets.take(first))
+    origin[reached] = _GROWN + first

@@ -129,7 +129,9 @@ class Contacts(Columns):
     def find_joined_parts(self, part_region: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the pairs of parts on either side that belong to one region; (2, n)."""
         pairs = np.stack([self.before, self.after])
-        return pairs[:, (pairs >= 0).all(axis=0) & (part_region[pairs[0]] == part_region[pairs[1]])]
+        are_parts = (pairs >= 0).all(axis=0)
+        are_joined = part_region[self.before] == part_region[self.after]
+        return pairs[:, are_parts & are_joined]
 
     def sides(self, part_region: NDArray[np.int64]) -> Sides:
         """Return the sides of the other contacts, whose two pixels do not belong to one region."""
