@@ -86,7 +86,8 @@ class ImageChannels:
         counted = "1 channel" if self.count == 1 else f"{self.count} channels"
         if self.names:
             return f"{counted} whose names do not tell them apart ({show_names(self.names)})"
-        return f"{counted} without {'a name' if self.count == 1 else 'names'}"
+        lacking = "a name" if self.count == 1 else "names"
+        return f"{counted} without {lacking}"
 
 
 def show_names(names: Sequence[str]) -> str:
@@ -126,9 +127,10 @@ class ChosenChannels:
         named = [place for place, each in enumerate(image.names) if fold_channel(each) == name]
         has_index = index is not None and index < image.count
         if len(named) > 1:
+            ways = " or ".join(f"index:{place}" for place in named)
             self._refuse(
                 f"{len(named)} channels have the name {show_names([token])}: the image has {image};"
-                f" give {' or '.join(f'index:{place}' for place in named)}"
+                f" give {ways}"
             )
         if named and has_index and named != [index]:
             self._refuse(
@@ -138,9 +140,10 @@ class ChosenChannels:
         if named:
             return named[0]
         if index is None or not has_index:
+            kinds = "names or indices" if image.names else "indices"
             self._refuse(
-                f"there is no channel {show_names([token])}: the image has {image}; give "
-                f"{'names or ' if image.names else ''}indices from 0 to {image.count - 1}"
+                f"there is no channel {show_names([token])}: the image has {image}; give {kinds} "
+                f"from 0 to {image.count - 1}"
             )
         return index
 

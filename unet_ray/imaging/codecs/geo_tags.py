@@ -61,7 +61,8 @@ class GeoTags:
         """
         epsg = int(found["epsg"])
         affine = tuple(map(float, found["affine"]))
-        width, height = int(found["width"]), int(found["height"])
+        width = int(found["width"])
+        height = int(found["height"])
         if len(affine) != 6 or not all(map(isfinite, affine)) or width < 1 or height < 1:
             raise ValueError(found)
         return GeoTags(epsg, affine, width, height)
@@ -84,7 +85,8 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
         index = source.index
     with tifffile.TiffFile(source) as tiff:
         image = tiff.pages[index]
-        width, height = int(image.imagewidth), int(image.imagelength)
+        width = int(image.imagewidth)
+        height = int(image.imagelength)
         found = _read_tags(image)
     keys = _read_keys(found.get(_KEYS, _NONE))
     epsg = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC, 0))
@@ -159,8 +161,12 @@ def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
     elif len(scale) >= 2 and len(tie) == 6:
         x_scale, y_scale = scale[:2].tolist()
         column, row, _, x, y = tie[:5].tolist()
-        a, b, c = x_scale, 0.0, x - column * x_scale
-        d, e, f = 0.0, -y_scale, y + row * y_scale
+        a = x_scale
+        b = 0.0
+        c = x - column * x_scale
+        d = 0.0
+        e = -y_scale
+        f = y + row * y_scale
     else:
         return None
     if not all(abs(value) <= _MAX_COORDINATE for value in (a, b, c, d, e, f)):  # or NaN

@@ -89,7 +89,8 @@ class PagePlace:
         Raises:
             ValueError: The place is not one of a file of that size; TypeError and KeyError too.
         """
-        header, index = bytes.fromhex(found["header"]), int(found["index"])
+        header = bytes.fromhex(found["header"])
+        index = int(found["index"])
         ranges = tuple((int(offset), int(size)) for offset, size in found["ranges"])
         if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES:
             raise ValueError(found)
@@ -169,13 +170,13 @@ class ImagePlace:
         if not 1 <= len(pages) <= MAX_CHANNELS and not found["error"]:
             raise ValueError(found)
         return ImagePlace(
-            ImageKey.from_json(found["key"]),
-            file_size,
-            pages,
-            mask,
-            channels,
-            parse_pixel_size(found["pixel_size_um"]),
-            str(found["error"])[:_LONGEST_NAME],
+            key=ImageKey.from_json(found["key"]),
+            file_size=file_size,
+            pages=pages,
+            mask=mask,
+            channels=channels,
+            pixel_size_um=parse_pixel_size(found["pixel_size_um"]),
+            error=str(found["error"])[:_LONGEST_NAME],
         )
 
 

@@ -220,7 +220,8 @@ def _scale_to_bytes(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     """
     if samples.dtype == np.uint8:
         return samples if bits >= 8 else samples.astype(np.uint16) * 255 // (2**bits - 1)
-    low, high = int(samples.min()), int(samples.max())
+    low = int(samples.min())
+    high = int(samples.max())
     if low >= 0 and high <= 255:
         return samples
     if samples.dtype == np.uint16 and not (samples % 257).any():

@@ -111,7 +111,8 @@ class PixelSize:
             unit_um = (unit_um or unit_of_map) if keeps_lengths else None
         if unit_um is None:
             return None
-        x_um, y_um = self.x * unit_um, self.y * unit_um
+        x_um = self.x * unit_um
+        y_um = self.y * unit_um
         if not (_SMALLEST_UM <= x_um <= _LARGEST_UM and _SMALLEST_UM <= y_um <= _LARGEST_UM):
             return None
         return x_um, y_um
@@ -205,7 +206,15 @@ def read_described_size(
         return _read_resolution(page, (x_unit_um, y_unit_um))
     sizes = _parse_ome(description) if description.endswith("OME>") else ()
     size = sizes[series] if series < len(sizes) else None
-    return size or _read_aperio(description)
+    if size is not None:
+        return size
+    # scanners of Aperio write the micrometres per pixel of the whole slide; the descriptions of
+    # pages that were scaled down (`->`) repeat it
+    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
+    if not found or not description.startswith("Aperio") or "->" in description:
+        return None
+    side_um = _parse_number(found[1])
+    return _believe(side_um, side_um)
 
 
 def read_description(tiff: tifffile.TiffFile) -> str:
@@ -265,18 +274,6 @@ def _measure_ome(attributes: Mapping[str, str]) -> PixelSize | None:
         unit_um = _find_length(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
         sides_um.append(side * (unit_um or 0))
     return _believe(sides_um[0], sides_um[1])
-
-
-def _read_aperio(description: str) -> PixelSize | None:
-    """Return the size that the scanners of Aperio write: micrometres per pixel of the whole slide.
-
-    Pages that were scaled down (`->`) repeat it.
-    """
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
-    if not found or not description.startswith("Aperio") or "->" in description:
-        return None
-    side = _parse_number(found[1])
-    return _believe(side, side)
 
 
 def _unescape(text: str) -> str:

@@ -159,12 +159,10 @@ class _ImageServer:
     def __init__(
         self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap
     ) -> None:
-        self._requests, self._replies, self._time_limit_s, self._shared = (
-            requests,
-            replies,
-            time_limit_s,
-            shared,
-        )
+        self._requests = requests
+        self._replies = replies
+        self._time_limit_s = time_limit_s
+        self._shared = shared
         self._windows: WindowReader | None = None
 
     def set_alarm(self) -> None:

@@ -253,7 +253,8 @@ def _read_pixels(
         num_stated = int(data.get("PlaneCount", data.get("NumPlanes", num_stated)))
         num_steps += min(num_stated, num_planes - start)
         if num_steps > num_planes:
-            raise ValueError("planes that stand in several places")  # or hostile: no end of work
+            # hostile files may state so many that the loop below would take hours
+            raise ValueError("planes that stand in several places")
         for place in range(start, min(start + num_stated, num_planes)):
             page = first_page + place - start
             places[place] = page if page in pages else None

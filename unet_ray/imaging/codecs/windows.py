@@ -69,7 +69,8 @@ class _WholeImage(WindowReader):
             )
         (data,) = fetch([(0, size)])
         self._image = decode_image(data, lossy_samples=lossy_samples)
-        self.height, self.width = self._image.height, self._image.width
+        self.height = self._image.height
+        self.width = self._image.width
 
     def read(self, box: Box, core: Box | None = None) -> DecodedImage:  # noqa: ARG002
         """Return a window of the decoded image; what its alpha means is already decided."""

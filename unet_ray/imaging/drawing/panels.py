@@ -171,8 +171,10 @@ def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) ->
         painted[mask] += (colour - painted[mask]) * FILL_SHARE
         # pixels with a neighbour outside the mask; the image's border is no edge
         padded = np.pad(mask, 1, mode="edge")
-        above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
-        left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+        above = padded[:-2, 1:-1]
+        below = padded[2:, 1:-1]
+        left = padded[1:-1, :-2]
+        right = padded[1:-1, 2:]
         is_edge = mask & ~(above & below & left & right)
         painted[is_edge] = colour
     return painted.round().astype(np.uint8)

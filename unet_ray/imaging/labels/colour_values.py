@@ -92,7 +92,10 @@ def _describe_colours(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str
             f"{found}; {_explain_interpolation(values, rare)}; or, if each object has its own "
             "colour, give --mask-kind instances"
         )
-    channels = [name for name, bits in _CHANNELS if not any(v - COLOUR & ~bits for v in colours)]
+    used_bits = 0
+    for colour in colours:
+        used_bits |= colour - COLOUR
+    channels = [name for name, bits in _CHANNELS if not used_bits & ~bits]
     if channels and len(colours) > 1:
         return (
             f"{found}; they have only the channel {channels[0]}, which looks like ids in that "

@@ -80,7 +80,8 @@ class LabelledCrops:
         """Draw the top left pixel of the labelled square."""
         height, width = self._image.shape[:2]
         side = self._config.side
-        last_top, last_left = max(0, height - side), max(0, width - side)
+        last_top = max(0, height - side)
+        last_left = max(0, width - side)
         pixel = None
         if rng.random() < self._config.foreground_share:
             pixel = self._draw_foreground_pixel(rng)

@@ -87,7 +87,10 @@ class Labelling:
 
     def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
         """Tell whether an image holds a class, from the (value, pixels) pairs of each mask."""
-        masks = [np.array([value for value, _ in found], np.int64) for found in values]
+        masks = []
+        for pairs in values:
+            found = [value for value, _ in pairs]
+            masks.append(np.array(found, np.int64))
         return bool(self.class_mask(masks, index).any())
 
     def measure_share(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> float:
@@ -227,7 +230,9 @@ def _infer_kind(
 ) -> MaskKind:
     found = sorted(values.pixels)
     labels = set(found) - {background, ignored}
-    if len(classes) > 1 or (classes and labels == {classes[0].id}):
+    if len(classes) > 1:
+        return "classes"
+    if classes and labels == {classes[0].id}:
         return "classes"
     if len(found) == 2 and background not in found:  # ilastik writes 1 and 2
         raise InputError(

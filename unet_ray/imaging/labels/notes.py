@@ -114,9 +114,8 @@ def _note_inverted(
     labelling: Labelling, of_images: Sequence[Sequence[Sequence[tuple[int, int]]]]
 ) -> list[str]:
     """Return a note for each class that nearly fills most images, as inverted masks do."""
-    if labelling.kind == "instances" or (
-        labelling.kind == "classes" and len(labelling.classes) > 1
-    ):
+    has_several = labelling.kind == "classes" and len(labelling.classes) > 1
+    if labelling.kind == "instances" or has_several:
         return []
     notes = []
     for index, spec in enumerate(labelling.classes):

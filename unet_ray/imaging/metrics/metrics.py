@@ -153,7 +153,8 @@ def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         An array (…) for each metric.
     """
     c = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
-    hit, wrong = c["true_positive"], c["false_positive"] + c["false_negative"]
+    hit = c["true_positive"]
+    wrong = c["false_positive"] + c["false_negative"]
     objects = c["true_objects"] + c["found_objects"]
     matched = counts[..., _MATCHED]
     precisions = _ratio(matched, objects[..., None] - matched)

@@ -142,10 +142,14 @@ class RegionMerger:
         for tile in self._tiles:
             core, edges = tile.core, tile.edges
             if vertical:
-                start, low, high = core.top, core.left, core.right
+                start = core.top
+                low = core.left
+                high = core.right
                 low_edge, high_edge = edges.left, edges.right
             else:
-                start, low, high = core.left, core.top, core.bottom
+                start = core.left
+                low = core.top
+                high = core.bottom
                 low_edge, high_edge = edges.top, edges.bottom
             for line in (low, high):
                 if 0 < line < end and line not in seams:
@@ -187,7 +191,8 @@ class _Seam:
         for along in (-1, 0, 1):
             before = slice(max(0, -along), min(0, -along) or None)
             after = slice(max(0, along), min(0, along) or None)
-            ours, theirs = self.before.origin[before], self.after.origin[after]
+            ours = self.before.origin[before]
+            theirs = self.after.origin[after]
             both_marker = (ours == CORE) & (theirs == CORE)
             both_leftover = (ours == LEFTOVER) & (theirs == LEFTOVER)
             ours_from_theirs = ours == self._encode_step(along, 1)

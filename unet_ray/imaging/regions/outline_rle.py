@@ -46,7 +46,8 @@ def encode_outlines(
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
     sizes = np.empty((len(outlines), 2), np.int64)
-    sizes[:, 0], sizes[:, 1] = height, width
+    sizes[:, 0] = height
+    sizes[:, 1] = width
     parts, part_outline = shapely.get_parts(outlines, return_index=True)
     rings, ring_part = shapely.get_rings(parts, return_index=True)
     ring_outline = part_outline[ring_part]
@@ -67,7 +68,8 @@ def encode_outlines(
     codes: list[bytes | None] = [None] * len(outlines)
     for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
         first, after = np.searchsorted(outline, [some[0], some[-1] + 1])
-        place, px = slice(first, after), length[first:after]
+        place = slice(first, after)
+        px = length[first:after]
         label = np.repeat(outline[place] - some[0], px)
         # Each pixel of a side is an edge, numbered down the columns.
         column_px = sizes[some[0] + label, 0]
@@ -117,7 +119,9 @@ def _compress_runs(
     goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
     begins = np.flatnonzero(~goes_on)
     ends = np.append(begins[1:], len(stop)) - 1
-    label, start, stop = label[begins], start[begins], stop[ends]
+    label = label[begins]
+    start = start[begins]
+    stop = stop[ends]
     gap = start.copy()
     gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
     counts = np.stack([gap, stop - start], axis=1).ravel()

@@ -304,7 +304,8 @@ class Sides(Columns):
         """Sort by kind, line and start, and join sides that continue in the same direction."""
         if not len(self):
             return self
-        num_lines, num_starts = int(self.line.max()) + 1, int(self.start.max()) + 1
+        num_lines = int(self.line.max()) + 1
+        num_starts = int(self.start.max()) + 1
         # The keys are unique, and sorting them takes half the time of three keys.
         key = (self.kind.astype(np.int64) * num_lines + self.line) * num_starts + self.start
         ordered = self.of(np.argsort(key))

@@ -37,7 +37,9 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     is_side = ring[1:] == ring[:-1]
     is_vertical = start[:, 1] != end[:, 1]
     chosen = np.flatnonzero(is_side & is_vertical)
-    ring, start, end = ring[chosen], start[chosen], end[chosen]
+    ring = ring[chosen]
+    start = start[chosen]
+    end = end[chosen]
     # The first ring of a polygon is its outer one.
     is_hole = np.concatenate([[False], part[1:] == part[:-1]])
     # On a ring that is counter-clockwise by its numbers, however y is drawn, a side along which y

@@ -91,7 +91,8 @@ def separate_touching(
     Example:
         mask 1 1 1 1 1 1, markers 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
-    mask, labelled = _add_frame(mask_hw), _add_frame(marker_hw & mask_hw)
+    mask = _add_frame(mask_hw)
+    labelled = _add_frame(marker_hw & mask_hw)
     labels = label_image(labelled)
     origin = labelled.astype(np.uint8) * np.uint8(CORE)
     is_open = mask & ~labelled
@@ -152,7 +153,8 @@ def _find_first_labelled(
     Returns:
         Index of the neighbour in DIRECTIONS; (pixels,).
     """
-    labelled, width = labelled_hw.ravel().view(np.uint8), labelled_hw.shape[1]
+    labelled = labelled_hw.ravel().view(np.uint8)
+    width = labelled_hw.shape[1]
     # The first direction ranks highest: a maximum costs less than branching.
     rank = np.zeros(len(reached), np.uint8)
     for index, (down, right) in enumerate(DIRECTIONS):

@@ -293,7 +293,8 @@ def _number_contacts(pairs: PartPairs, vertical: bool, part_number: NDArray[np.i
         vertical: True if they run along columns of vertices.
         part_number: Number of each part; −1: none.
     """
-    before, after = part_number[pairs.before], part_number[pairs.after]
+    before = part_number[pairs.before]
+    after = part_number[pairs.after]
     contacts = Contacts(
         vertical=np.full(len(pairs), vertical),
         line=pairs.line.astype(np.int32),
