@@ -34,7 +34,7 @@ class ImageSource:
     pages: int = 1
     """Number of images in the file."""
     place: ImagePlace | None = None
-    """Place of the image in its file; None if it is the first page of it."""
+    """Place of the image in its file; None if the file itself is the image."""
 
     @property
     def uri(self) -> str:

@@ -343,8 +343,13 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         # programs renumber the colours of a GIF when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "P":
-        indices = np.asarray(image)[:, :, None]
-        return Raster(indices, _convert_palette(image), orientation=orientation)
+        # the 256 colours of the palette, as Pillow converts each index
+        ramp = image.resize((256, 1))
+        ramp.info = image.info
+        ramp.putdata(range(256))
+        colours = ramp.convert("RGBA" if "transparency" in image.info else "RGB")
+        palette = np.asarray(colours)[0]
+        return Raster(np.asarray(image)[:, :, None], palette, orientation=orientation)
     if "transparency" in image.info and image.mode in ("L", "RGB"):
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
@@ -371,15 +376,6 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         orientation=orientation,
         no_data="" if key is None or image.mode != "I;16" else str(key),
     )
-
-
-def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the 256 colours of a palette image, as Pillow converts each index."""
-    ramp = image.resize((256, 1))
-    ramp.info = image.info
-    ramp.putdata(range(256))
-    colours = ramp.convert("RGBA" if "transparency" in image.info else "RGB")
-    return np.asarray(colours)[0]
 
 
 def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:

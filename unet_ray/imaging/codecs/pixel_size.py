@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import hypot, isclose
@@ -263,17 +263,16 @@ def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
     sizes: list[PixelSize | None] = []
     for image in root.iterfind("{*}Image"):
         pixels = image.find("{*}Pixels")
-        sizes.append(None if pixels is None else _measure_ome(pixels.attrib))
+        if pixels is None:
+            sizes.append(None)
+            continue
+        sides_um = []
+        for axis in "XY":
+            side = _parse_number(pixels.get(f"PhysicalSize{axis}", ""))
+            unit_um = _find_length(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+            sides_um.append(side * (unit_um or 0))
+        sizes.append(_believe(sides_um[0], sides_um[1]))
     return tuple(sizes)
-
-
-def _measure_ome(attributes: Mapping[str, str]) -> PixelSize | None:
-    sides_um = []
-    for axis in "XY":
-        side = _parse_number(attributes.get(f"PhysicalSize{axis}", ""))
-        unit_um = _find_length(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
-        sides_um.append(side * (unit_um or 0))
-    return _believe(sides_um[0], sides_um[1])
 
 
 def _unescape(text: str) -> str:

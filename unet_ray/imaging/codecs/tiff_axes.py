@@ -1,4 +1,4 @@
-"""Images that the pages of a TIFF make up, by what its description says about axes.
+"""The pages of a TIFF become images, as the description in the file says about their axes.
 
 Three kinds of descriptions are read: OME-XML (OME-TIFF 6.3), that of ImageJ's hyperstacks, and the
 JSON that tifffile writes. Channels that are pages of their own form one image; each point in time,

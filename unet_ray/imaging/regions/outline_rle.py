@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from unet_ray.imaging.regions.runs import ranges
 
 _MOST_SIDES_PX = 2**25
-"""Largest length of the horizontal sides of an outline (px). Each pixel of it takes 50 bytes, and
+"""Largest length of the horizontal sides of an outline (px). Each pixel takes 50 bytes, and
 an outline of four corners may be as wide as its image."""
 
 
