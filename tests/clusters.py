@@ -68,7 +68,7 @@ def started_cluster(
         }
     finally:
         family = []
-        # nodes of an autoscaler are no children of the head: they are found by their command line
+        # other nodes are no children of the head: they are found by their command line
         for member in psutil.process_iter(["cmdline"]):
             if member.pid == process.pid or ray_files in " ".join(member.info["cmdline"] or []):
                 with suppress(psutil.NoSuchProcess):
@@ -78,6 +78,47 @@ def started_cluster(
                 member.kill()
         process.wait()
         shutil.rmtree(ray_files, ignore_errors=True)
+
+
+class Nodes:
+    """Nodes of a cluster that are added, and killed as a machine dies; each is a raylet here.
+
+    Args:
+        port: Port of the cluster's head.
+        users: Environment that `started_cluster` yields.
+        flags: Flags of `ray start` for each node.
+    """
+
+    def __init__(self, port: int, users: dict[str, str], *flags: str) -> None:
+        self._port, self._users, self._flags = port, users, flags
+        self._nodes: list[subprocess.Popen[bytes]] = []
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def add(self) -> None:
+        """Start a node. It takes some seconds until the cluster has it."""
+        command = [f"{Path(sys.executable).parent}/ray", "start", "--block"]
+        command += [f"--address=127.0.0.1:{self._port}", f"--temp-dir={self._users['RAY_FILES']}"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", *self._flags]
+        self._nodes.append(
+            subprocess.Popen(
+                command,
+                env=self._users,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    def kill(self) -> None:
+        """Kill all processes of the newest node."""
+        node = self._nodes.pop()
+        with suppress(psutil.NoSuchProcess):
+            member = psutil.Process(node.pid)
+            for process in [member, *member.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        node.wait()
 
 
 @contextmanager

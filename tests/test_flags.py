@@ -105,11 +105,11 @@ def test_classes_have_names_ids_or_colours() -> None:
     ("text", "message"),
     [
         ("a=#000001,b", "number or colour all classes or none"),
-        ("a=#000001,b=2", "give all classes their ids or all their colours"),
+        ("a=#000001,b=2", "give ids to all classes, or colours to all"),
         ("a=#00001,b=#000002", "#00001 is neither a whole number nor a colour"),
         ("a=#gg0000", "neither"),
         ("a=red", "red is neither a whole number nor a colour .a=1,b=7 or a=#307020"),
-        ("a=#000001,b=#000001", "2 classes are '#000001': colours must differ"),
+        ("a=#000001,b=#000001", "'#000001' is given to 2 classes: colours must differ"),
     ],
 )
 def test_classes_of_mixed_or_equal_colours_are_refused(text: str, message: str) -> None:
@@ -163,10 +163,10 @@ def test_options_of_a_store_are_typed(text: str | None, options: StoreOptions) -
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("secret=abc", "secrets do not stand in flags"),
-        ("key=abc,anon=true", "secrets do not stand in flags"),
-        ("aws_session_token=abc", "secrets do not stand in flags"),
-        ("password=abc", "secrets do not stand in flags"),
+        ("secret=abc", "secrets do not belong in flags"),
+        ("key=abc,anon=true", "secrets do not belong in flags"),
+        ("aws_session_token=abc", "secrets do not belong in flags"),
+        ("password=abc", "secrets do not belong in flags"),
         ("verify=false", "give NAME=VALUE of requester_pays, anon, endpoint_url, profile"),
         ("anon", "give NAME=VALUE of"),
         ("region=", "region is empty"),
@@ -177,7 +177,7 @@ def test_options_of_a_store_are_typed(text: str | None, options: StoreOptions) -
         ("endpoint_url=https://me:abc@host", "without a user, a password"),
         ("endpoint_url=https://host/?AWSAccessKeyId=abc", "without a user, a password"),
         ("endpoint_url=file:///etc", "give https://HOST"),
-        ("anon=true,profile=far", "give one of them"),
+        ("anon=true,profile=far", "give only one of them"),
     ],
 )
 def test_options_of_a_store_that_cannot_be_are_refused_with_the_reason(

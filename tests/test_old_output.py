@@ -108,5 +108,5 @@ def test_a_training_is_continued(old: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert "from epoch 3" in shown
     # that version did not record which files it learnt from
-    assert shown.count("the 8 files that are there now are taken for them, and listed") == 1
+    assert shown.count("the 8 files found now are assumed to be the same, and listed") == 1
     assert len(json.loads((old / "training/train.json").read_text())["files"]) == 8

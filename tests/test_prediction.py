@@ -111,7 +111,7 @@ def test_bad_input_is_refused_in_one_line(here: Path) -> None:
         model.predict(np.zeros((0, 9, 3), np.uint8))
     with pytest.raises(InputError, match="nowhere.png: cannot be read"):
         model.predict("nowhere.png")
-    with pytest.raises(InputError, match="leaf: no class of .*; there are cell, fibre"):
+    with pytest.raises(InputError, match="has no class leaf; choose one of cell, fibre"):
         unet_ray.mask("tables", f"{here}/images/0.png", "leaf")
 
 

@@ -103,5 +103,5 @@ def objects(
     labels = image_objects(found, resolve_uri(image_uri), window)
     if class_name not in labels:
         known = ", ".join(sorted(labels))
-        raise InputError(f"{class_name}: no class of {image_uri}; there are {known}")
+        raise InputError(f"{image_uri} has no class {class_name}; choose one of {known}")
     return labels[class_name]

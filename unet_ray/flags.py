@@ -274,7 +274,8 @@ def check_metric(metric: str, classes: Sequence[str] = ()) -> None:
         )
     if colon and classes and class_name not in classes:
         raise InputError(
-            f"--best-by {metric}: there is no class {class_name}; there are {', '.join(classes)}"
+            f"--best-by {metric}: there is no class {class_name}; "
+            f"choose one of {', '.join(classes)}"
         )
 
 
@@ -385,7 +386,7 @@ def check_classes(classes: Iterable[ClassSpec]) -> None:
 def _check_distinct(values: Sequence[int | str], rule: str) -> None:
     for value, num_classes in Counter(values).items():
         if num_classes > 1:
-            raise InputError(f"{num_classes} classes are {value!r}: {rule}")
+            raise InputError(f"{value!r} is given to {num_classes} classes: {rule}")
 
 
 def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
@@ -411,16 +412,16 @@ def parse_classes(text: str | None) -> tuple[ClassSpec, ...]:
         )
     coloured = [value.strip().startswith("#") for _, _, value in pairs]
     if any(coloured) and not all(coloured):
-        raise InputError(f"--classes {text}: give all classes their ids or all their colours")
+        raise InputError(f"--classes {text}: give ids to all classes, or colours to all")
+    classes = []
     try:
-        classes = tuple(
-            _parse_class(index, name.strip(), value.strip() if equals else None)
-            for index, (name, equals, value) in enumerate(pairs, 1)
-        )
+        for index, (name, equals, value) in enumerate(pairs, 1):
+            given = value.strip() if equals else None
+            classes.append(_parse_class(index, name.strip(), given))
         check_classes(classes)
     except InputError as error:
         raise InputError(f"--classes {text}: {error}") from None
-    return classes
+    return tuple(classes)
 
 
 def _parse_class(index: int, name: str, value: str | None) -> ClassSpec:

@@ -60,9 +60,8 @@ class Prediction:
         import geopandas
 
         frame = self.regions.to_pandas()
-        return geopandas.GeoDataFrame(
-            frame, geometry=geopandas.GeoSeries.from_wkb(frame["geometry"])
-        )
+        geometry = geopandas.GeoSeries.from_wkb(frame["geometry"])
+        return geopandas.GeoDataFrame(frame, geometry=geometry)
 
     def overlay(self) -> Image.Image:
         """Return the image with its regions drawn over it."""
@@ -117,13 +116,16 @@ class Segmenter:
         """
         selection = self.model.select_channels(channels)
         if isinstance(image, str):
-            name, read = resolve_uri(image), _read_image(image, selection)
+            name = resolve_uri(image)
+            read = _read_image(image, selection)
         elif channels is not None:
             raise InputError(
-                f"channels {channels}: an array has no names; give an array of these channels"
+                f"channels {channels}: an array has no channel names; "
+                "give an array of these channels"
             )
         else:
-            name, read = _HERE, DecodedImage(image[:, :, None] if image.ndim == 2 else image)
+            name = _HERE
+            read = DecodedImage(image[:, :, None] if image.ndim == 2 else image)
         pixels = self.model.preprocessing.check(read.samples, read.valid)
         prob_u8_khw = clear_missing(self._predictor.predict([pixels])[0], read.valid)
         record = ImageRecord(ImageSource(*split_uri(name), etag="", size=0))
@@ -131,15 +133,18 @@ class Segmenter:
         measure = Measure(self.model.classes, self.model.postprocessing)
         found = measure.image(record, prob_u8_khw)
         tables = split_into_tables(Measure.join([found]), RunStamp("", self.model.digest, ""))
-        planes = zip(self.classes, prob_u8_khw, strict=False)  # those of markers come after them
+        probabilities = {}
+        planes = prob_u8_khw[: len(self.classes)]  # those of markers come after them
+        for class_name, plane in zip(self.classes, planes, strict=True):
+            probabilities[class_name] = plane.astype(np.float32) / 255
+        masks = {}
+        for row in found.masks.to_pylist():
+            masks[row["class_name"]] = decode_rle(row["counts"], row["height"], row["width"])
         return Prediction(
-            match_channels(read.samples, pixels.shape[2]),
-            {name: plane.astype(np.float32) / 255 for name, plane in planes},
-            {
-                mask["class_name"]: decode_rle(mask["counts"], mask["height"], mask["width"])
-                for mask in found.masks.to_pylist()
-            },
-            tables["regions"],
+            image_hwc=match_channels(read.samples, pixels.shape[2]),
+            probabilities=probabilities,
+            masks=masks,
+            regions=tables["regions"],
         )
 
 
@@ -188,12 +193,11 @@ def mask(
         >>> unet_ray.mask(tables, uri, "cell", unet_ray.Box(0, 0, 20, 30)).shape
         (20, 30)
     """
-    masks = image_masks(
-        read_tables(tables) if isinstance(tables, str) else tables, resolve_uri(image_uri), window
-    )
+    found = read_tables(tables) if isinstance(tables, str) else tables
+    masks = image_masks(found, resolve_uri(image_uri), window)
     if class_name not in masks:
         raise InputError(
-            f"{class_name}: no class of {image_uri}; there are {', '.join(sorted(masks))}"
+            f"{image_uri} has no class {class_name}; choose one of {', '.join(sorted(masks))}"
         )
     return masks[class_name]
 
@@ -225,7 +229,9 @@ def overlay(image: NDArray[Any] | str, regions: pa.Table) -> Image.Image:
 def resolve_uri(uri: str) -> str:
     """Return the URI of an image as in the tables: relative paths become absolute."""
     file, key = split_uri(uri)
-    return image_uri(Storage.of(file).uri if uri_scheme(file) == "file" else file, key)
+    if uri_scheme(file) == "file":
+        file = Storage.of(file).uri
+    return image_uri(file, key)
 
 
 def _read_image(uri: str, channels: ChannelSelection | None = None) -> DecodedImage:

@@ -60,7 +60,7 @@ def parse_store_options(text: str | None, flag: str) -> StoreOptions:
         value = value.strip()
         if _SECRETS.search(name):
             raise InputError(
-                f"{flag} {name}=…: secrets do not stand in flags, which others can see; put them "
+                f"{flag} {name}=…: secrets do not belong in flags, which others can see; put them "
                 "into AWS_* variables, or into a profile of the shared files, and give profile=NAME"
             )
         if name not in known or not equals:
@@ -72,7 +72,7 @@ def parse_store_options(text: str | None, flag: str) -> StoreOptions:
         found[name] = _parse_value(name, value, flag)
     if found.get("anon") and "profile" in found:
         raise InputError(
-            f"{flag}: anon sends no signature, and profile names one; give one of them"
+            f"{flag}: anon sends no signature, but profile is for one; give only one of them"
         )
     return StoreOptions(**found)
 

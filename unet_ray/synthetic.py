@@ -50,10 +50,11 @@ def make_archive(
     """
     rng = np.random.default_rng(seed)
     folders = SyntheticArchive(
-        *(
-            root.join(p)
-            for p in ("labelled/images", "labelled/masks", "check/images", "check/masks", "archive")
-        )
+        labelled_images=root.join("labelled/images"),
+        labelled_masks=root.join("labelled/masks"),
+        check_images=root.join("check/images"),
+        check_masks=root.join("check/masks"),
+        archive=root.join("archive"),
     )
     for images, masks, count in (
         (folders.labelled_images, folders.labelled_masks, labelled),
@@ -83,9 +84,8 @@ def draw_scene(
     relief = np.zeros((height, width), np.float32)
     draw = ImageDraw.Draw(mask)
     for _ in range(int(rng.integers(2, 5))):
-        draw.line(
-            _curve(height, width, rng), fill=FIBRE, width=int(rng.integers(4, 8)), joint="curve"
-        )
+        points = _curve(height, width, rng)
+        draw.line(points, fill=FIBRE, width=int(rng.integers(4, 8)), joint="curve")
     for centre in _clusters(height, width, rng):
         _draw_cell(mask, relief, centre, rng)
     classes = np.asarray(mask)
@@ -111,8 +111,9 @@ def _curve(height: int, width: int, rng: np.random.Generator) -> list[tuple[floa
         + (end - start) * along
         + rng.uniform(6, 22) * np.sin(along * rng.uniform(3, 9) + rng.uniform(0, 6))
     )
-    points = zip((along * width).tolist(), across.tolist(), strict=True)
-    return [(x, y) if width >= height else (y, x) for x, y in points]
+    if width < height:
+        return list(zip(across.tolist(), (along * width).tolist(), strict=True))
+    return list(zip((along * width).tolist(), across.tolist(), strict=True))
 
 
 def _clusters(height: int, width: int, rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -150,16 +151,16 @@ def _develop(
 ) -> NDArray[np.uint8]:
     """Return the image that a microscope would take of a mask."""
     height, width = classes.shape
-    texture = (
-        _blurred_noise(height, width, 12, rng) * 34 + _blurred_noise(height, width, 2, rng) * 12
-    )
-    shade = 1 - 0.25 * np.hypot(*np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height)))
+    coarse = _blurred_noise(height, width, 12, rng)
+    fine = _blurred_noise(height, width, 2, rng)
+    texture = coarse * 34 + fine * 12
+    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    shade = 1 - 0.25 * np.hypot(x, y)
     base = np.array([186, 172, 178]) + texture[:, :, None]
     cell = np.array([118, 66, 140]) + (1 - relief[:, :, None]) * 60 + texture[:, :, None] * 0.5
     fibre = np.array([212, 118, 128]) + texture[:, :, None] * 0.7
-    colours = np.where(
-        (classes == CELL)[:, :, None], cell, np.where((classes == FIBRE)[:, :, None], fibre, base)
-    )
+    colours = np.where((classes == FIBRE)[:, :, None], fibre, base)
+    colours = np.where((classes == CELL)[:, :, None], cell, colours)
     noisy = colours * shade[:, :, None] + rng.normal(0, 7, (height, width, 3))
     sharp = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
     return np.asarray(sharp.filter(ImageFilter.GaussianBlur(0.8)))

@@ -63,5 +63,6 @@ def test_no_number_of_actors_hangs(
             assert found[actors] == _IMAGES
         else:
             assert found[actors] == (
-                f"--actors {actors}: {cpus} CPUs, one of them for reading; give at most {most}"
+                f"--actors {actors}: the cluster has {cpus} CPUs, one of which is for reading; "
+                f"give at most {most}"
             )

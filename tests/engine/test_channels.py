@@ -184,7 +184,10 @@ def test_files_without_names_are_refused_with_a_remedy_that_works(
     run(trained, lacking, "lacking")
     message = errors_of(f"{trained}/lacking")[0]["error"]
     assert message.startswith("there is no channel actin: the image has the channels mito, DAPI,")
-    with pytest.raises(InputError, match="--channels 2: 1 of them, the model was trained on the"):
+    with pytest.raises(
+        InputError,
+        match="--channels 2: the number of channels is 1, but the model was trained on the",
+    ):
         run(trained, images, "refused", channels="2")
 
 

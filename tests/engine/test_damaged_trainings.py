@@ -58,7 +58,7 @@ def test_a_training_goes_on_without_its_list_and_without_its_newest_checkpoint(
     done = train(tmp_path, trained, 4)
     assert done.returncode == 0, done.stderr
     assert f"{listed[-1]} does not load: {WEIGHTS} has 1000 of" in done.stdout
-    assert f"going on from {listed[-2]}, after epoch 3" in done.stdout
+    assert f"resuming from {listed[-2]}, after epoch 3" in done.stdout
     assert epochs_done(trained) == 4
 
 

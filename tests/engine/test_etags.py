@@ -103,7 +103,7 @@ def test_rows_of_images_of_which_only_the_etag_changed_are_taken_over(
     assert "9 have a content hash, and are read before they are done again" in caplog.text
     assert (second.images_done, second.images_taken_over, second.exit_code) == (9, 9, 0)
     assert (second.stage_s, second.megapixels) == ({}, 0.0)  # no stage has worked
-    assert "9 of them unchanged by content: their rows were taken over" in summary(config, second)
+    assert "9 of them have unchanged content: their rows were taken over" in summary(config, second)
     assert second.regions == first.regions
     assert read_rows(config) == before
     assert list_current(tmp_path) == current

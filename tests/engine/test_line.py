@@ -55,7 +55,9 @@ def test_on_s3_a_training_is_resumed_and_its_model_is_evaluated_and_segments(
     assert more.progress.epochs == 2
     assert more.model.digest != first.model.digest
     assert load_model(Storage.of(f"{root}/model")).digest == more.model.digest
-    with pytest.raises(InputError, match="holds a training with --crop 64, this one has --crop 32"):
+    with pytest.raises(
+        InputError, match="holds a training with --crop 64, but this one has --crop 32"
+    ):
         train(small_training(root, storage=f"{root}/checkpoints", crop=32))
 
     checked = evaluate(
@@ -97,7 +99,7 @@ def test_validation_masks_of_another_convention_are_refused(tmp_path: Path) -> N
         val_images=f"{tmp_path}/two/images",
         val_masks=f"{tmp_path}/two/masks",
     )
-    with pytest.raises(InputError, match="the class has values from 128, in --masks from 1"):
+    with pytest.raises(InputError, match="the class has values from 128, but in --masks from 1"):
         train(config)
 
 
@@ -308,11 +310,13 @@ def test_a_held_output_is_left_alone(archive: Storage, tiny_model: str, tmp_path
 def test_resources_that_cannot_work_are_refused(
     archive: Storage, tiny_model: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="--actors 64: . CPUs, one of them for reading"):
+    with pytest.raises(
+        InputError, match="--actors 64: the cluster has . CPUs, one of which is for reading"
+    ):
         segment(run_config(archive, tiny_model, tmp_path, actors="64"))
     with pytest.raises(
         InputError,
-        match="--device gpu: needs 1 GPU; this cluster has none and may add none; "
+        match="--device gpu: needs 1 GPU; this cluster has none and can add none; "
         "give --device cpu",
     ):
         segment(run_config(archive, tiny_model, tmp_path, device="gpu"))

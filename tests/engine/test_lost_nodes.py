@@ -5,23 +5,22 @@ them.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tifffile
-from ray.cluster_utils import Cluster
 
 from tests.builders import write_noise
-from tests.clusters import started_cluster
+from tests.clusters import Nodes, started_cluster
 from tests.conftest import REPOSITORY, free_port, run_job
 from unet_ray.output.reader import read_tables
 from unet_ray.storage.storage import Storage
@@ -49,42 +48,54 @@ print("done", segment(config, "auto").images_done)
 """
 
 
+_HEAD = ("--num-cpus=1", f"--object-store-memory={200 * 2**20}")
+_NODE = (*_HEAD, "--num-gpus=1")
+_IDLE = {"RAY_idle_worker_killing_time_threshold_ms": "120000"}
+"""As in cluster.yaml."""
+
+
 def _statuses(tables: Path) -> list[tuple[str, int]]:
     records = [json.loads(file.read_text()) for file in sorted((tables / "runs").iterdir())]
     return [(record["status"], record.get("images_done", 0)) for record in records]
 
 
-@pytest.mark.soak
-def test_a_gpu_node_that_dies_costs_no_image(
-    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")  # as in cluster.yaml
-    archive = write_noise(tmp_path / "archive", _IMAGES, side=300)
-    small = {"object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
-    nodes = [cluster.add_node(num_cpus=1, num_gpus=1, **small) for _ in range(2)]
-    command = [sys.executable, "-u", "-c", _RUN, tiny_model, str(archive), f"{tmp_path}/tables"]
-    command.append("1,2")
-    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
+@contextmanager
+def _running(flags: list[str], users: dict[str, str], port: int) -> Iterator[subprocess.Popen[str]]:
+    """Run `_RUN` on a cluster; it is killed after a quarter of an hour."""
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-u", "-c", _RUN, *flags],
+        env=users | {"RAY_ADDRESS": f"127.0.0.1:{port}", "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     watchdog = threading.Timer(900, process.kill)
     watchdog.start()
     try:
-        assert process.stdout
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            measured = re.match(rf"(\d+)/{_IMAGES} images", line)
-            if measured and len(nodes) == 2 and 0 < int(measured[1]) < _IMAGES:
-                cluster.remove_node(nodes.pop(), allow_graceful=False)
-        assert process.wait() == 0, "".join(said[-30:])
-        assert len(nodes) == 1, "the run was over before a node could be killed"
+        yield process
     finally:
         watchdog.cancel()
         process.kill()
-        cluster.shutdown()
+
+
+@pytest.mark.soak
+def test_a_gpu_node_that_dies_costs_no_image(tmp_path: Path, tiny_model: str) -> None:
+    archive = write_noise(tmp_path / "archive", _IMAGES, side=300)
+    said = list[str]()
+    port = free_port()
+    with started_cluster(tmp_path, port, *_HEAD, **_IDLE) as users:
+        nodes = Nodes(port, users, *_NODE)
+        nodes.add()
+        nodes.add()
+        with _running([tiny_model, str(archive), f"{tmp_path}/tables", "1,2"], users, port) as run:
+            assert run.stdout
+            for line in run.stdout:
+                said.append(line)
+                measured = re.match(rf"(\d+)/{_IMAGES} images", line)
+                if measured and len(nodes) == 2 and 0 < int(measured[1]) < _IMAGES:
+                    nodes.kill()
+            assert run.wait() == 0, "".join(said[-30:])
+            assert len(nodes) == 1, "the run was over before a node could be killed"
     assert f"done {_IMAGES}" in "".join(said)
     assert _statuses(tmp_path / "tables") == [("done", _IMAGES)]
     assert len(read_tables(f"{tmp_path}/tables").images) == _IMAGES
@@ -96,50 +107,29 @@ def test_a_gpu_node_that_dies_costs_no_image(
 
 @pytest.mark.soak
 def test_nodes_that_die_under_a_long_image_never_count_against_it(
-    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: str
 ) -> None:
     """Five nodes die while they predict it; on the sixth it ends."""
-    monkeypatch.setenv("RAY_idle_worker_killing_time_threshold_ms", "120000")
     archive = write_noise(tmp_path / "archive", 10, side=60)
     pixels = np.tile(draw_scene(512, 512, np.random.default_rng(0))[0], (16, 16, 1))
     tifffile.imwrite(archive / "long.tif", pixels, tile=(512, 512), photometric="rgb")
-    small = {"object_store_memory": 200 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
-    node = cluster.add_node(num_cpus=1, num_gpus=1, **small)
-    command = [
-        sys.executable,
-        "-u",
-        "-c",
-        _RUN,
-        tiny_model,
-        str(archive),
-        f"{tmp_path}/tables",
-        "1",
-    ]
-    environment = os.environ | {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    watchdog = threading.Timer(900, process.kill)
-    watchdog.start()
-    kills, tiles_before = 0, 0
-    try:
-        assert process.stdout
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if (found := re.search(r"large images: (\d+)/", line)) is None:
-                continue
-            if kills < 5 and int(found[1]) > tiles_before:
-                cluster.remove_node(node, allow_graceful=False)
-                node = cluster.add_node(num_cpus=1, num_gpus=1, **small)
-                kills += 1
-            tiles_before = int(found[1])
-        assert process.wait() == 0, "".join(said[-30:])
-    finally:
-        watchdog.cancel()
-        process.kill()
-        cluster.shutdown()
+    said = list[str]()
+    kills, tiles_before, port = 0, 0, free_port()
+    with started_cluster(tmp_path, port, *_HEAD, **_IDLE) as users:
+        nodes = Nodes(port, users, *_NODE)
+        nodes.add()
+        with _running([tiny_model, str(archive), f"{tmp_path}/tables", "1"], users, port) as run:
+            assert run.stdout
+            for line in run.stdout:
+                said.append(line)
+                if (found := re.search(r"large images: (\d+)/", line)) is None:
+                    continue
+                if kills < 5 and int(found[1]) > tiles_before:
+                    nodes.kill()
+                    nodes.add()
+                    kills += 1
+                tiles_before = int(found[1])
+            assert run.wait() == 0, "".join(said[-30:])
     assert kills == 5, "".join(said[-30:])
     assert "done 11" in "".join(said)
     assert _statuses(tmp_path / "tables") == [("done", 11)]

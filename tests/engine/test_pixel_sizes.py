@@ -69,7 +69,7 @@ def test_a_model_knows_the_size_that_it_learnt_and_a_run_counts_others(
     )
     result = segment(flags)
     assert result.other_pixel_sizes == {"0.25 µm": 1, "0.5 × 2 µm": 1}
-    line = "1 image at 0.25 µm, 1 image at 0.5 × 2 µm, the model learnt 0.5 µm"
+    line = "1 image at 0.25 µm, 1 image at 0.5 × 2 µm, the model was trained at 0.5 µm"
     assert f"pixel sizes: {line}" in summary(flags, result)
     record = json.loads((tmp_path / f"tables/runs/{result.run_id}.json").read_text())
     assert record["other_pixel_sizes"] == result.other_pixel_sizes

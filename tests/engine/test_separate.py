@@ -152,9 +152,11 @@ def test_masks_without_ids_and_a_model_that_separates_are_warned_of(
         masks.write(f"{index}.png", encode(mask, "png"))
     train(config(tmp_path, mask_kind="binary"))
     printed = capsys.readouterr().out
-    assert "masks of the kind binary have no ids, objects that touch are learnt as one" in printed
+    assert (
+        "masks of the kind binary have no ids, so objects that touch are learnt as one" in printed
+    )
     assert load_model(Storage.of(f"{tmp_path}/model")).postprocessing.separates
     start = {"init_from": f"{tmp_path}/model", "base_channels": None, "depth": None}
     train(config(tmp_path, mask_kind="binary", separate=False, output=f"{tmp_path}/m2", **start))
-    assert "separates touching objects, this one will not" in capsys.readouterr().out
+    assert "separates touching objects, but this one will not" in capsys.readouterr().out
     assert load_model(Storage.of(f"{tmp_path}/m2")).network.num_classes == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import ray
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from ray.cluster_utils import Cluster
 
 from tests.builders import encode_tiff, small_training
-from tests.conftest import S3_KEYS, new_bucket
+from tests.clusters import Nodes, started_cluster
+from tests.conftest import S3_KEYS, free_port, new_bucket
 from tests.training_job import Job
 from unet_ray.cluster.resources import Capacity, worker_cpus
 from unet_ray.errors import InputError, UnetRayError
@@ -149,7 +149,7 @@ def test_a_training_leaves_pictures_and_a_model_to_start_from(
     )
     tuned = train(again)
     assert (
-        "starting from a model with the same classes: fibre; fresh filters: 1"
+        "starting from a model that has these classes: fibre; classes with new filters: 1"
         in capsys.readouterr().out
     )
     assert tuned.model.preprocessing == first.model.preprocessing
@@ -254,27 +254,22 @@ def _latest_progress(root: Storage) -> bytes:
     return root.read(f"run/unet_ray/{max(found)}")
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """Start a Ray cluster of one node on this machine; nodes can be added and removed."""
-    made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 300 * 2**20}
-    )
-    yield made
-    made.shutdown()
-
-
 @pytest.mark.soak
 def test_elastic_training_takes_in_new_nodes_and_survives_their_loss(
-    archive: str, cluster: Cluster
+    archive: str, tmp_path: Path
 ) -> None:
     flags = ["--workers", "1,2", "--resize-check-s", "2", "--epochs", "400", "--patience", "0"]
-    environment = {"RAY_ADDRESS": cluster.address, "AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
-    with Job(archive, *flags, **environment) as job:
+    port, node_flags = free_port(), ("--num-cpus=2", f"--object-store-memory={300 * 2**20}")
+    with ExitStack() as stack:
+        users = stack.enter_context(started_cluster(tmp_path, port, *node_flags))
+        nodes = Nodes(port, users, *node_flags)
+        environment = users | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+        environment |= {"AWS_DEFAULT_REGION": "us-east-1"} | S3_KEYS
+        job = stack.enter_context(Job(archive, *flags, **environment))
         job.wait_for(r"1 worker, effective batch 4, .* from epoch 1\n(.*\n)*.*epoch   2/400")
-        node = cluster.add_node(num_cpus=2, object_store_memory=300 * 2**20)
+        nodes.add()
         job.wait_for(r"2 workers, effective batch 8, .* from epoch \d+\n(.*\n)+.*epoch +\d+/400")
-        cluster.remove_node(node, allow_graceful=False)
+        nodes.kill()
         job.wait_for(
             r"2 workers(.*\n)+1 worker, effective batch 4, .* from epoch (?!1\n)\d+\n"
             r"(.*\n)+.*epoch +\d+/400"

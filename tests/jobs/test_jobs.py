@@ -79,7 +79,7 @@ WRONG = [
     (
         "evaluate",
         "--model {model} --images {images} --masks {model}",
-        "model.json: it has none of the forms that are read",
+        "model.json: it is in none of the supported formats",
     ),
 ]
 _RUN_ALL = """
@@ -154,7 +154,7 @@ def test_a_run_says_what_it_cost() -> None:
     said = summary(SegmentConfig(model="m", images="i", output="o"), result)
     assert said[1:4] == [
         "cost: 1, 2 per thousand images",
-        "  without a price, and not in it: nodes of cpu",
+        "  not included, because they have no price: nodes of cpu",
         "regions: none",
     ]
 

@@ -127,9 +127,12 @@ def test_the_set_has_one_frame(
 @pytest.mark.parametrize(
     ("fits", "message"),
     [
-        ("either", "1 images are turned by their EXIF .*, for instance 0.jpg, and may be of both"),
-        ("plain unstated", "1 images are turned by .*, for instance 1.jpg, and may be of both"),
-        ("shown stored", r"1 masks fit the pictures as shown \(0.jpg\), 1 as stored \(1.jpg\)"),
+        (
+            "either",
+            "1 images are turned by their EXIF .*, for instance 0.jpg, and may be in either",
+        ),
+        ("plain unstated", "1 images are turned by .*, for instance 1.jpg, and may be in either"),
+        ("shown stored", r"1 masks fit the pictures as shown \(0.jpg\) and 1 as stored \(1.jpg\)"),
     ],
 )
 def test_where_the_sizes_do_not_tell_both_ways_are_named(fits: str, message: str) -> None:
@@ -142,7 +145,7 @@ def test_where_the_sizes_do_not_tell_both_ways_are_named(fits: str, message: str
 
 def test_a_mask_of_the_other_frame_cannot_be_used() -> None:
     for fit, frame in (("shown", "stored"), ("stored", "shown"), ("unstated", "stored")):
-        with pytest.raises(ImageError, match="unreadable: .*frame"):
+        with pytest.raises(ImageError, match="unreadable: .*(fit as|--mask-frame)"):
             check_fit(fit, frame)  # type: ignore[arg-type]
     for fit in ("plain", "either", "shown", "unstated"):
         check_fit(fit, "shown")  # type: ignore[arg-type]
@@ -160,7 +163,7 @@ def test_what_fits_is_taken_for_the_whole_set(tmp_path: Path) -> None:
     for decode_once in (False, True):
         found = compute_statistics(labelled, decode_once)
         assert found.usable == (0, 1, 2)
-        assert "by the sizes of 1 of them, masks are of the frame stored" in found.notes[0]
+        assert "by the sizes of 1 of them, masks fit the pictures as stored" in found.notes[0]
         for index in range(3):
             image, (mask,), _ = found.reader.read(index)
             assert np.array_equal(mask, image[:, :, 0] > 127)
@@ -170,7 +173,7 @@ def test_what_fits_is_taken_for_the_whole_set(tmp_path: Path) -> None:
 def test_squares_need_the_flag_and_then_read(tmp_path: Path) -> None:
     square, mask = STORED[:, :6], MASK[:, :6]
     uris = write_set(tmp_path, (encode_turned(square, 8), encode_pillow(mask)))
-    with pytest.raises(InputError, match="may be of both frames; give --mask-frame shown"):
+    with pytest.raises(InputError, match="may be in either frame; give --mask-frame shown"):
         compute_statistics(find_labelled(*uris, LabelOptions()))
     found = compute_statistics(find_labelled(*uris, LabelOptions(frame="stored")))
     image, (drawn,), _ = found.reader.read(0)

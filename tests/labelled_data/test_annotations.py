@@ -111,7 +111,7 @@ def test_images_that_are_never_described_are_left_out_with_their_objects() -> No
 @pytest.mark.parametrize(
     ("part", "what"),
     [
-        (Polygon([1, 2, "8"]), "the coordinate '8', which is no number"),
+        (Polygon([1, 2, "8"]), "the coordinate '8' is not a number"),
         (Polygon([1, 2, None]), "the coordinate None"),
         (Polygon([1, 2, 3], [[1, {}]]), r"the coordinate {}"),
         (Polygon([10**400]), "the coordinate 1000"),
@@ -189,11 +189,11 @@ def replace_column(table: pa.Table, name: str, values: Any) -> pa.Table:
 @pytest.mark.parametrize(
     ("column", "values", "message"),
     [
-        ("image", [0, 3, 2], "an object with a row of image that is not there"),
-        ("image", [0, -1, 2], "with a row of image"),
+        ("image", [0, 3, 2], "an object refers to a row of image that does not exist"),
+        ("image", [0, -1, 2], "refers to a row of image"),
         ("image", [0, None, 2], "values are missing"),
-        ("category", [0, 2, 1], "with a row of category that is not there"),
-        ("category", [0, -2, 1], "with a row of category"),
+        ("category", [0, 2, 1], "refers to a row of category that does not exist"),
+        ("category", [0, -2, 1], "refers to a row of category"),
         ("label", ["a", None, "c"], "values are missing"),
         ("parts", [None, [], []], "values are missing"),
         ("parts", [[None], [], []], "values are missing"),

@@ -114,7 +114,7 @@ def test_classes_choose_names_and_their_ids(tmp_path: Path) -> None:
     found = read(tmp_path, CVAT, "symptom,leaf")
     assert found.table.colours == {0: 0, 0x307020: 2, 0xC03030: 1}
     with pytest.raises(
-        InputError, match=r"labelmap.txt gives the colours .* of no class root; it "
+        InputError, match=r"labelmap.txt gives the colours .* but no colour for root; its classes "
     ):
         find(tmp_path, CVAT, "leaf,root")
 
@@ -136,7 +136,7 @@ def test_names_of_no_class_are_background_or_not_counted_and_that_is_said(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("leaf:1,2,3::\n\nleaf:1,2,4::", "labelmap.txt, line 3: the name leaf stands in line 1 as"),
+        ("leaf:1,2,3::\n\nleaf:1,2,4::", "labelmap.txt, line 3: the name leaf is also in line 1"),
         ("a:1,2,3::\nb:1,2,3::", "line 2: b has the colour #010203 of a .line 1.; masks cannot"),
         ("a:1,2,256::", "line 1: the colour .* is not three numbers of 0 to 255"),
         ("a:1,2," + "9" * 9000, "line 1: the colour .* is not three numbers of 0 to 255"),
@@ -145,9 +145,9 @@ def test_names_of_no_class_are_background_or_not_counted_and_that_is_said(tmp_pa
         ("a\x1b]0;x:1,2,3::", r"line 1: name 'a\\x1b\]0;x': choose a text of 1 to 256 printable"),
         (":1,2,3::", "line 1: name '': choose"),
         ("", "it names no class; remove it, or give each class a line"),
-        ("background:0,0,0::", "of no class at all; it has none"),
+        ("background:0,0,0::", "but none for a class; its classes are none"),
         (b"a\xff:1,2,3", "labelmap.txt: not UTF-8 at byte 1; save it as UTF-8"),
-        ("a" * 2**20 + ":1,2,3", "more than 1048576 bytes"),
+        ("a" * 2**20 + ":1,2,3", "larger than 1048576 bytes"),
         ("".join(f"{i}:{i >> 16},{i >> 8 & 255},{i & 255}\n" for i in range(2**16 + 1)), "than"),
     ],
 )
@@ -163,8 +163,8 @@ def test_files_of_colours_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name,r,g\na,1,2", "line 1: the columns are 'name,r,g'; name,r,g,b is needed"),
-        ("name,r,g,b\na,1,2", "line 2: 3 of 4 columns"),
+        ("name,r,g\na,1,2", "line 1: the columns are 'name,r,g'; name,r,g,b are required"),
+        ("name,r,g,b\na,1,2", "line 2: it has 3 columns, but the header has 4"),
         ("name,r,g,b\na,1,2,x", "line 2: the colour .* is not three numbers"),
         ('name,r,g,b\n"' + "a" * 200_000, "line 2: field larger than field limit"),
     ],

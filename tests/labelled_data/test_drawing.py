@@ -114,28 +114,31 @@ def test_later_objects_are_drawn_over_earlier_ones() -> None:
         ([[5, 5, 1e9, 5, 30, 30]], r"the coordinate 1e\+09 is farther than 64 px from the image"),
         ([[-1e9, 5, 8, 5, 30, 30]], r"the coordinate -1e\+09 is farther than 64 px"),
         ([[5, 5, 8, 5, 30, 2**62]], r"the coordinate 4.61169e\+18 is farther"),
-        ([[5, 5, 10**400, 5, 30, 30]], "the coordinate 1000.*, which is no number"),
+        ([[5, 5, 10**400, 5, 30, 30]], "the coordinate 1000.* is not a number"),
         (json.loads("[[5, 5, 1e999, 5, 30, 30]]"), "the coordinate inf is farther"),
         ([[5, 5, float("nan"), 5, 30, 30]], "the coordinate nan is farther"),
-        ([[5, 5, "8", 5, 30, 30]], "the coordinate '8', which is no number"),
-        ([[5, 5, None, 5, 30, 30]], "the coordinate None, which is no number"),
-        ([[5, 5, 8, 8, 9, 9, 1]], "an outline of 7 numbers, which are not pairs"),
-        (5, "a segmentation of 5"),
-        ([TRIANGLE, 5], "an outline of 5"),
-        ({"size": [64, 48], "counts": [0, 3072]}, "of 48×64 px, but the image has 64×48 px"),
-        ({"size": [24, 32], "counts": [0, 768]}, "of 32×24 px, but the image has 64×48 px"),
+        ([[5, 5, "8", 5, 30, 30]], "the coordinate '8' is not a number"),
+        ([[5, 5, None, 5, 30, 30]], "the coordinate None is not a number"),
+        ([[5, 5, 8, 8, 9, 9, 1]], "an outline has 7 numbers, which are not pairs"),
+        (5, "its segmentation is 5"),
+        ([TRIANGLE, 5], "an outline is 5"),
+        ({"size": [64, 48], "counts": [0, 3072]}, "have 48×64 px, but the image has 64×48 px"),
+        ({"size": [24, 32], "counts": [0, 768]}, "have 32×24 px, but the image has 64×48 px"),
         ({"size": [2**40, 2**40], "counts": [2**63 - 1]}, r"size \[1099511627776, "),
-        ({"size": [2**16, 2**16], "counts": "PPP"}, "of 65536×65536 px, but the image has 64"),
-        ({"size": "48", "counts": []}, "run lengths of the size '48'"),
-        ({"size": [48, 64]}, "run lengths of the size .* with None"),
+        ({"size": [2**16, 2**16], "counts": "PPP"}, "have 65536×65536 px, but the image has 64"),
+        ({"size": "48", "counts": []}, "its run lengths have the size '48'"),
+        ({"size": [48, 64]}, "its run lengths have the size .* and None"),
         ({"size": [48, 64], "counts": [5, 5]}, "run lengths that fill 10 px of a mask of 64×48 px"),
         ({"size": [48, 64], "counts": []}, "run lengths that fill 0 px"),
         ({"size": [48, 64], "counts": ""}, "run lengths that fill 0 px"),
-        ({"size": [48, 64], "counts": [3073, -1]}, "run lengths with the count -1"),
+        ({"size": [48, 64], "counts": [3073, -1]}, "its run lengths have the count -1"),
         ({"size": [48, 64], "counts": [2**31 - 1] * 3}, "px in a mask of 64×48 px"),
-        ({"size": [48, 64], "counts": [2**64]}, "run lengths with the count 18446744073709551616"),
-        ({"size": [48, 64], "counts": [1.5, 3070.5]}, "run lengths with the count 1.5"),
-        ({"size": [48, 64], "counts": "é"}, "run lengths with the counts 'é'"),
+        (
+            {"size": [48, 64], "counts": [2**64]},
+            "its run lengths have the count 18446744073709551616",
+        ),
+        ({"size": [48, 64], "counts": [1.5, 3070.5]}, "its run lengths have the count 1.5"),
+        ({"size": [48, 64], "counts": "é"}, "its run lengths have the counts 'é'"),
         ({"size": [48, 64], "counts": "z"}, "characters other than 0 to o"),
         ({"size": [48, 64], "counts": "o"}, "a number that is cut off or too long"),
         ({"size": [48, 64], "counts": "o" * 9 + "0"}, "a number that is cut off or too long"),
@@ -173,7 +176,7 @@ def test_the_box_of_an_object_without_an_outline_is_not_counted(segmentation: An
 
 def test_an_outline_that_would_take_gigabytes_is_refused() -> None:
     zigzag = [[0, 0, 60, 40] * 150_000]
-    with pytest.raises(ImageError, match="an outline of 18000000 px; the longest is 4194304 px"):
+    with pytest.raises(ImageError, match="an outline has 18000000 px; the limit is 4194304 px"):
         draw(zigzag)
 
 
@@ -201,7 +204,9 @@ def test_run_lengths_of_a_box_lie_at_its_place(inside: np.ndarray, left: int, to
 
 @pytest.mark.parametrize(("left", "top"), [(-1, 0), (0, -1), (12, 0), (0, 12), (2**31 - 1, 0)])
 def test_run_lengths_of_a_box_that_leaves_the_image_are_refused(left: int, top: int) -> None:
-    with pytest.raises(ImageError, match=f"run lengths of 11×9 px at {left}, {top}, but the image"):
+    with pytest.raises(
+        ImageError, match=f"run lengths have 11×9 px at {left}, {top}, but the image"
+    ):
         draw_parts(Runs(encode_rle(np.ones((9, 11))), 9, 11, left, top), size=(20, 22))
 
 

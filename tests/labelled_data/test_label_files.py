@@ -56,8 +56,8 @@ def test_a_label_file_is_read_with_its_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it has none of the forms that are read: "),
-        (b"<annotations/>", "it has none of the forms that are read: "),
+        (b"", "it is in none of the supported formats: "),
+        (b"<annotations/>", "it is in none of the supported formats: "),
         (make_coco("a.png")[:-2], r"line 1, column \d+: "),
         (b'{"images": [],\n"annotations": [}', "line 2, column 17: "),
         (
@@ -77,7 +77,9 @@ def test_a_file_that_cannot_be_used_is_one_line_with_the_place(
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"labels.json: no such file, or no permission to read it"):
+    with pytest.raises(
+        InputError, match=r"labels.json: there is no such file, or no permission to read it"
+    ):
         read(tmp_path / "labels.json")
 
 
@@ -100,7 +102,9 @@ def test_nothing_that_a_child_replies_is_believed(
     path.write_bytes(make_coco("a.png"))
     for reply in (b"", b"x" * 100, bytes(1000)):
         monkeypatch.setattr(label_files.Decoder, "call", lambda *_, reply=reply: reply)
-        with pytest.raises(InputError, match="labels.json: its parser replied with no annotations"):
+        with pytest.raises(
+            InputError, match="labels.json: the reply of its parser is not annotations"
+        ):
             read(path)
 
 
@@ -177,7 +181,7 @@ def test_a_link_to_nothing_among_the_labels_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
     (tmp_path / "data.yaml").symlink_to(tmp_path / "gone")
-    with pytest.raises(InputError, match="data.yaml: cannot be looked at: .* a link to nothing"):
+    with pytest.raises(InputError, match="data.yaml: cannot be accessed: .* a link to nothing"):
         find_labelled(f"{tmp_path}/images", f"{tmp_path}/labels", LabelOptions())
 
 

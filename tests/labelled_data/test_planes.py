@@ -69,7 +69,10 @@ def test_a_mask_stack_has_a_page_for_each_plane(folder: Path, options: dict[str,
 
 def test_stacks_of_other_axes_do_not_belong_together(folder: Path) -> None:
     tifffile.imwrite(folder / "masks/a.tif", MASKS, imagej=True, metadata={"axes": "TYX"})
-    with pytest.raises(InputError, match="z=0 stands beside .*t=0; save both with the same axes"):
+    with pytest.raises(
+        InputError,
+        match="z=0 is paired with .*t=0, but their axes differ; save both with the same axes",
+    ):
         find(folder)
 
 
@@ -87,7 +90,7 @@ def test_labels_of_one_plane_need_to_say_which(folder: Path, form: str) -> None:
         (folder / "masks/a.json").write_text(json.dumps(coco))
     with pytest.raises(InputError, match=r"holds 3 images, z=0 to z=2.*--planes z=0"):
         find(folder)
-    with pytest.raises(InputError, match=r"0 of them are those of --planes"):
+    with pytest.raises(InputError, match=r"--planes selects 0 of them"):
         find(folder, planes={"z": 7})
     labelled = find(folder, planes={"z": 2})
     assert labelled.names == ("a.tif#z=2",)

@@ -69,7 +69,7 @@ def test_pixels_that_are_not_there_are_in_no_statistic(tmp_path: Path, decode_on
         folder.write(f"masks/{name}.png", encode_pillow(MASK))
     labelled = find_labelled(f"{tmp_path}/images", f"{tmp_path}/masks", LabelOptions())
     found = compute_statistics(labelled, decode_once=decode_once)
-    assert found.facts[0].error == "unsupported: none of the pixels of the image is there"
+    assert found.facts[0].error == "unsupported: all pixels of the image are missing"
     for facts, image in zip(found.facts[1:], (marked[3:], turned[3:]), strict=True):
         assert facts.low == (image.min(),)
         assert facts.high == (image.max(),)

@@ -305,7 +305,7 @@ def photographs_turned_by_exif_with_masks_as_stored(zoo: Zoo) -> None:
 
 
 @refused(
-    "may be of both frames; give --mask-frame shown .* stored", lambda _: {"mask_frame": "stored"}
+    "may be in either frame; give --mask-frame shown .* stored", lambda _: {"mask_frame": "stored"}
 )
 def photographs_upside_down(zoo: Zoo) -> None:
     save_turned(zoo, 3, "stored")
@@ -957,11 +957,11 @@ def test_objects_drawn_on_those_of_another_class_are_both(second: str, tmp_path:
     found, notes = read_set({"images": zoo.images} | flags, classes)
     labelling, masks = found["00"]
     assert (labelling.targets(masks)[:, 2:6, 2:6] == 1).all()
-    overlaps = [note for note in notes if "of several classes" in note]
+    overlaps = [note for note in notes if "to several classes" in note]
     if second == "disc":
         assert not overlaps
     else:
-        assert overlaps[0].startswith("16 pixels in 1 images are of several classes")
+        assert overlaps[0].startswith("16 pixels in 1 images belong to several classes")
 
 
 @pytest.mark.parametrize("name", ["labelme_beside_the_images", "coco_beside_the_images"])

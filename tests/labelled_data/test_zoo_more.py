@@ -1333,7 +1333,7 @@ def masks_called_png_that_are_jpeg(zoo: Zoo) -> None:
         zoo.write(f"masks/{s.name}.png", file.getvalue())
 
 
-@refused("JPEGs, which make new ids")
+@refused("JPEGs, which make up ids")
 def ids_saved_as_jpeg(zoo: Zoo) -> Flags:
     zoo.save_images()
     zoo.save_masks("masks/{}.jpg".format, lambda s: (s.ids * 60).astype(np.uint8), quality=75)

@@ -89,9 +89,9 @@ def test_a_long_key_is_shortened_in_messages() -> None:
         ('{"a": 1}'.encode("utf-16"), "not JSON"),
         (b"[1]", r"^\[1\] is not an object$"),
         (b"1" * 5000, "not JSON"),
-        (b"[" * 100_000, "more than 64 deep"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "more than 64 deep"),
-        (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "more than 64 deep"),
+        (b"[" * 100_000, "more than 64 levels deep"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "more than 64 levels deep"),
+        (b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "more than 64 levels deep"),
     ],
 )
 def test_what_is_no_json_object_is_refused_in_one_line(data: bytes, message: str) -> None:

@@ -124,7 +124,9 @@ def test_as_many_channels_are_chosen_as_the_network_takes() -> None:
     model = load_model(Storage.of(str(OLD_MODELS / "plain")))
     assert model.select_channels(None) == model.inputs
     assert model.select_channels("R, 1,index:2") == ChosenChannels(("R", "1", "index:2"))
-    with pytest.raises(InputError, match=r"--channels DAPI: 1 of them, .* on 3 channels, colours"):
+    with pytest.raises(
+        InputError, match=r"--channels DAPI: the number of channels is 1, .* on 3 channels, colours"
+    ):
         model.select_channels("DAPI")
 
 
@@ -143,9 +145,9 @@ def test_metrics_that_are_not_numbers_do_not_keep_a_model_from_loading(tmp_path:
         ("model.json", b"{", "model.json: not JSON"),
         ("model.json", b"[]", r"model.json: \[\] is not an object"),
         ("model.json", b"{}", "model.json: format is missing"),
-        ("model.json", b'{"format": 4}', "model.json: format 4, this version reads 2 and 3"),
+        ("model.json", b'{"format": 4}', "model.json: format 4, but this version reads 2 and 3"),
         ("model.json", b'{"format": 3}', "model.json: network is missing"),
-        ("model.json", b'{"format": ' + b"[" * 10**5, "model.json: .* 64 deep"),
+        ("model.json", b'{"format": ' + b"[" * 10**5, "model.json: .* more than 64 levels deep"),
         ("model.json", b" " * (2**22 + 1), "model.json: larger than 4194304 bytes"),
         ("weights", b"\x80\x04pickle", r"model-\w+.safetensors: not a safetensors file"),
         ("weights", b"", "cut short: 0 bytes"),
@@ -206,7 +208,7 @@ for _ in range(200):
         (put("thresholds", value=[0.5, INF]), r"thresholds\[1\] inf is not a finite number"),
         (put("thresholds", value=[0.5, 1.01]), "thresholds 1.01: choose 0 to 1"),
         (put("thresholds", value=[-0.1, 0.5]), "thresholds -0.1: choose 0 to 1"),
-        (put("thresholds", value=[0.5]), "thresholds: there are 1, there must be 2"),
+        (put("thresholds", value=[0.5]), "thresholds: 1 found, but 2 needed"),
         (put("thresholds", value=["0.5", 0.5]), r"thresholds\[0\] '0.5' is not a finite number"),
         (put("thresholds", value=0.5), "thresholds 0.5 is not a list"),
         (put("preprocessing", "offset", 0, value=NAN), r"preprocessing.offset\[0\] nan"),
@@ -219,7 +221,10 @@ for _ in range(200):
         (put("preprocessing", "scale", 2, value=1e-30), "sample 0 after preprocessing -.*: choose"),
         (put("preprocessing", "limits", value=[NAN, NAN]), r"preprocessing.limits\[0\] nan"),
         (put("preprocessing", "limits", value=[2.0, -2.0]), "limits 2.0 and -2.0: the second"),
-        (put("preprocessing", "limits", value=[1.0]), "there are 1, there must be 2"),
+        (
+            put("preprocessing", "limits", value=[1.0]),
+            "limits of the preprocessing: 1 found, but 2 needed",
+        ),
         (put("preprocessing", "limits", value=[1e30, 1e31]), "preprocessing limits 1e[+]30"),
         (put("preprocessing", "dtype", value="int32"), "dtype int32: choose one of uint8, uint16"),
         (put("preprocessing", value=[]), r"preprocessing \[\] is not an object"),
@@ -231,20 +236,23 @@ for _ in range(200):
         (put("classes", 0, "id", value=2**40), "class id 1099511627776: choose 0 to 2147483647"),
         (put("classes", 0, "id", value=1.0), r"classes\[0\].id 1.0 is not a whole number"),
         (put("classes", 0, "id", value=True), r"classes\[0\].id True is not a whole number"),
-        (put("classes", 1, "id", value=1), "2 classes are 1: ids and names must differ"),
-        (put("classes", 1, "name", value="cell"), "2 classes are 'cell': ids and names must"),
+        (put("classes", 1, "id", value=1), "1 is given to 2 classes: ids and names must differ"),
+        (
+            put("classes", 1, "name", value="cell"),
+            "'cell' is given to 2 classes: ids and names must",
+        ),
         (put("classes", 1, "name", value=""), r"classes\[1\].name '' is not a text of 1 to 256"),
         (put("classes", 1, "name", value="\x1b]0;x\x07"), r"classes\[1\].name '\\x1b\]0;x\\x07'"),
         (put("classes", 1, "name", value="\ud800"), r"classes\[1\].name '\\ud800'"),
-        (put("classes", value=[]), "thresholds: there are 2, there must be 0"),
+        (put("classes", value=[]), "thresholds: 2 found, but 0 needed"),
         (put("classes", value={"a": 1}), "classes .* is not a list"),
-        (put("network", "in_channels", value=2), "preprocessing: there are 3, there must be 2"),
+        (put("network", "in_channels", value=2), "preprocessing: 3 found, but 2 needed"),
         (put("network", "in_channels", value=3.0), "network.in_channels 3.0 is not a whole"),
         (put("network", "depth", value=2.0), "network.depth 2.0 is not a whole number"),
         (put("network", "depth", value=8), "depth 8: choose 1 to 7"),
         (put("network", "base_channels", value=2**30), "base_channels 1073741824: choose 1 to"),
         (put("network", "base_channels", value=10**400), "network.base_channels 10+.* is not a"),
-        (put("network", "classes", value=3), "filters of the network: there are 3, there must"),
+        (put("network", "classes", value=3), "filters of the network: 3 found, but 2 needed"),
         (put("network", "padding", value=["same"]), r"network.padding \['same'\] is not a text"),
         (put("network", "padding", value="reflect"), "padding reflect: choose same or valid"),
         (put("network", "depth", value=1), "do not fit the network"),
@@ -270,7 +278,7 @@ for _ in range(200):
         (put("image_channels", value="5"), "image_channels '5' is not a whole number"),
         (put("image_channels", value=65), "image_channels 65: choose 1 to 64"),
         (put("image_channels", value=None), "image_channels None is not a whole number"),
-        (put("training", value=DEEP), "objects and lists lie in each other more than 64 deep"),
+        (put("training", value=DEEP), "objects and lists are nested more than 64 levels deep"),
         (put("metrics", value=3), "metrics 3 is not an object"),
         (put("versions", value=None), "versions None is not an object"),
     ],
@@ -287,7 +295,7 @@ def test_a_model_that_cannot_be_right_is_refused_with_field_value_and_limit(
     with pytest.raises(InputError, match=message) as error:
         load_model(Storage.of(str(folder)))
     assert str(error.value).startswith(f"{folder}/model")
-    assert str(error.value).endswith("; bring back the model folder, or train again")
+    assert str(error.value).endswith("; restore the model folder, or train again")
     assert str(error.value).isprintable()
 
 
@@ -295,16 +303,16 @@ def test_a_model_that_cannot_be_right_is_refused_with_field_value_and_limit(
     ("field", "value", "message"),
     [
         ("thresholds", [2.0], "thresholds of markers 2.0: choose 0 to 1"),
-        ("thresholds", [0.5, 0.5], "thresholds of markers: there are 2, there must be 1"),
+        ("thresholds", [0.5, 0.5], "thresholds of markers: 2 found, but 1 needed"),
         ("min_areas", [-5], "min_areas -5: choose 0 to 2147483647"),
         ("min_areas", [2**40], "min_areas 1099511627776: choose 0"),
         ("min_areas", [3.5], r"parting.min_areas\[0\] 3.5 is not a whole number"),
-        ("min_areas", [], "min_areas: there are 0, there must be 1"),
+        ("min_areas", [], "min_areas: 0 found, but 1 needed"),
         ("steps", 2**30, "steps 1073741824: choose 0 to 256"),
         ("steps", -3, "steps -3: choose 0 to 256"),
         ("min_scores", [NAN], r"parting.min_scores\[0\] nan is not a finite number"),
         ("min_scores", [1.5], "min_scores 1.5: choose 0 to 1"),
-        ("min_scores", [0.1, 0.1], "min_scores: there are 2, there must be 1"),
+        ("min_scores", [0.1, 0.1], "min_scores: 2 found, but 1 needed"),
     ],
 )
 def test_a_separation_that_cannot_be_right_is_refused(

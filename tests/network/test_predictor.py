@@ -299,7 +299,7 @@ def test_output_that_is_not_finite_is_an_error_and_no_empty_image(
 
 
 def test_preprocessing_refuses_other_samples() -> None:
-    with pytest.raises(ImageError, match="uint16 samples, the model was trained on uint8"):
+    with pytest.raises(ImageError, match="uint16 samples, but the model was trained on uint8"):
         PREPROCESSING.check(np.zeros((2, 2, 1), np.uint16))
 
 

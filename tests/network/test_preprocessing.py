@@ -290,7 +290,7 @@ def test_samples_may_come_in_any_unit(unit: float) -> None:
 
 def test_images_that_do_not_fit_are_refused() -> None:
     preprocessing = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(ImageError, match="float32 samples, the model was trained on uint8"):
+    with pytest.raises(ImageError, match="float32 samples, but the model was trained on uint8"):
         preprocessing.check(make_image("float32", 3))
     with pytest.raises(ImageError, match="5 channels, the model was trained on 3"):
         preprocessing.check(make_image("uint8", 5))

@@ -30,11 +30,9 @@ def test_the_network_takes_the_sizes_that_its_config_names(depth: int, padding: 
 
 
 def test_a_wrong_size_names_the_nearest_that_work() -> None:
-    with pytest.raises(
-        InputError, match="571 is not a size that works; the nearest are 556 and 572"
-    ):
+    with pytest.raises(InputError, match="571 does not work; the nearest sizes are 556 and 572"):
         UNet(UNetConfig(1, 1, 2, 4, "valid"))(torch.zeros(1, 1, 571, 571))
-    with pytest.raises(InputError, match="the nearest are 48 and 64"):
+    with pytest.raises(InputError, match="the nearest sizes are 48 and 64"):
         UNet(UNetConfig(1, 1, 2, 4, "same"))(torch.zeros(1, 1, 60, 64))
     with pytest.raises(InputError, match="depth 9: choose 1 to 7"):
         UNetConfig(depth=9)

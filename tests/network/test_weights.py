@@ -89,7 +89,7 @@ def test_a_variance_below_0_is_refused() -> None:
     ("network", "message"),
     [
         (UNetConfig(1, 1, 4, 1), r"'contracting.0.0.weight' is F32 \(2, 1, 3, 3\) here"),
-        (UNetConfig(1, 1, 2, 2), "'contracting.2.0.weight' is missing here, F32"),
+        (UNetConfig(1, 1, 2, 2), "'contracting.2.0.weight' is missing here but F32"),
         (UNetConfig(1, 1, 2, 1, norm="none"), "'contracting.0.0.bias' is missing here"),
         (UNetConfig(1, 1, 1024, 7), "'contracting.0.0.weight' is F32"),
     ],
@@ -117,14 +117,17 @@ def change_tensor(**values: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (rename, r"tensor '\\x1b\[31m.* is F32 \(1,\) here, missing in the network"),
+        (rename, r"tensor '\\x1b\[31m.* is F32 \(1,\) here but missing in the network"),
         (swap_places, "a tensor lies at bytes"),
-        (change_tensor(dtype="I32"), r"'head.bias' is I32 \(1,\) here, F32 \(1,\) in the network"),
+        (
+            change_tensor(dtype="I32"),
+            r"'head.bias' is I32 \(1,\) here but F32 \(1,\) in the network",
+        ),
         (change_tensor(dtype=7), "damaged header: 'head.bias'.dtype 7 is not a text"),
         (change_tensor(shape=[1.0]), "'head.bias'.shape\\[0\\] 1.0 is not a whole number"),
-        (change_tensor(shape=[1] * 10**4), "'head.bias' is F32 .* here, F32"),
+        (change_tensor(shape=[1] * 10**4), "'head.bias' is F32 .* here but F32"),
         (change_tensor(shape=[-1]), r"F32 \(-1,\) here"),
-        (change_tensor(data_offsets=[0]), "'head.bias' has 1 data_offsets, there must be 2"),
+        (change_tensor(data_offsets=[0]), "'head.bias' has 1 data_offsets instead of 2"),
         (change_tensor(data_offsets=[0, 2**62]), "a tensor lies at bytes"),
         (change_tensor(data_offsets=[-4, 0]), "a tensor lies at bytes -4 to 0"),
         (lambda header: header.update(x=[]), r"x \[\] is not an object"),
@@ -146,11 +149,11 @@ def test_a_hostile_header_is_refused_in_one_line(
         (b"", "cut short: 0 bytes"),
         (b"\x80\x04pickle", "not a safetensors file: its header would have"),
         (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
-        (struct.pack("<Q", 2**20) + b"{}", "the most are 1048576"),
-        (struct.pack("<Q", 3) + b"{}", "cut short: 10 bytes are less than its header"),
+        (struct.pack("<Q", 2**20) + b"{}", "the limit is 1048576"),
+        (struct.pack("<Q", 3) + b"{}", "cut short: 10 bytes, fewer than its header has"),
         (with_text(make_weights(), b"[" * 10**5), "damaged header: .* deep"),
-        (make_weights()[:-1], "bytes, the network has weights of"),
-        (make_weights() + b"x", "bytes, the network has weights of"),
+        (make_weights()[:-1], "bytes, but the weights of the network take"),
+        (make_weights() + b"x", "bytes, but the weights of the network take"),
     ],
 )
 def test_what_is_no_file_of_weights_is_refused_in_one_line(

@@ -94,7 +94,7 @@ def test_the_report_gives_areas_and_names_other_sizes(place: Path, made: ReportR
     error = typical * np.log(2) * logs.std() / len(logs) ** 0.5
     assert figures["typical area (µm²)"].error == pytest.approx(error)
     page = (place / "r.html").read_text()
-    line = "1 image at 0.25 µm, 1 image at 0.5 × 2 µm, the model learnt 0.5 µm"
+    line = "1 image at 0.25 µm, 1 image at 0.5 × 2 µm, the model was trained at 0.5 µm"
     assert f"pixel sizes: {line}" in page
     assert {"40 px (2.5 µm²)", "40 px (10 µm²)", "40 px (40 µm²)"} == set(
         re.findall(r"40 px \([^)]*\)", page)

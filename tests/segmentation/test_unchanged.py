@@ -15,6 +15,7 @@ from tests.conftest import new_bucket
 from tests.faulty_store import faulty_store
 from unet_ray.imaging.channels import ChosenChannels
 from unet_ray.segmentation.shard_writer import Shards
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.segmentation.unchanged import KNOWN, TakeOver
 from unet_ray.storage.storage import Storage
@@ -56,9 +57,7 @@ def test_an_image_that_cannot_be_read_in_time_is_left_and_each_one_is_told(
         access = Storage.of(archive.uri)
         access.read(NAMES[0])  # loads the SDK, which takes a while on a busy machine
         take = TakeOver(
-            access=access,
-            check_etags=False,
-            channels=ChosenChannels(("0",)),
+            reading=ImageReading(access, False, ChosenChannels(("0",))),
             shards=Shards(output, "2026-01-02", RunStamp(RUN, "m" * 64, "c")),
             at=datetime.now(UTC),
             read_s=8.0,

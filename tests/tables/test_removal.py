@@ -142,7 +142,7 @@ def test_an_image_goes_from_all_runs(output: Storage, capsys: pytest.CaptureFixt
     assert [rows.run_id for rows in planned.images] == ["run-a", "run-b"]
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("run run-a: 1 images, 2 masks and ")
-    assert said[-1].startswith("a later segment does these images again")
+    assert said[-1].startswith("the next run of segment does these images again")
     assert len(said) == 3
 
 

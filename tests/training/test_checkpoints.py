@@ -102,7 +102,7 @@ def test_a_progress_of_other_types_does_not_load(tmp_path: Path, change: dict[st
     file.write_text(json.dumps(content | change))
     lines = settle_checkpoints(storage, RUN)
     assert "progress.json does not parse: progress.json: damaged: " in lines[0]
-    assert lines[-1] == f"  going on from {first}, after epoch 1"
+    assert lines[-1] == f"  resuming from {first}, after epoch 1"
     progress = last_progress(storage, RUN)
     assert progress is not None
     assert progress.epochs == 1
@@ -139,7 +139,7 @@ def test_a_list_that_is_missing_or_damaged_is_rebuilt(
     said = settle_checkpoints(storage, RUN)
     assert said[0].endswith(f"{SNAPSHOT}, the list of checkpoints, is missing or damaged")
     assert said[1].startswith(f"  {checkpoint_name(11)} does not load: {PROGRESS} does not parse")
-    assert said[2] == f"  going on from {checkpoint_name(10)}, after epoch 10"
+    assert said[2] == f"  resuming from {checkpoint_name(10)}, after epoch 10"
     assert checkpoints(storage) == {*names, checkpoint_name(11)}
     assert listed_checkpoints(storage, RUN) == [checkpoint_name(epoch) for epoch in (1, 2, 10)]
     # as Ray Train reads it
@@ -165,7 +165,7 @@ def flip(name: str) -> Callable[[Storage, str], str]:
         data = bytearray(storage.read(f"{folder}/{name}"))
         data[-5] ^= 1
         storage.write(f"{folder}/{name}", bytes(data))
-        return f"{name} is not what was written"
+        return f"{name} differs from what was written"
 
     return apply
 
@@ -173,7 +173,7 @@ def flip(name: str) -> Callable[[Storage, str], str]:
 def remove(name: str) -> Callable[[Storage, str], str]:
     def apply(storage: Storage, folder: str) -> str:
         storage.delete(f"{folder}/{name}")
-        return f"{name} is not there"
+        return f"{name} is missing"
 
     return apply
 
@@ -181,12 +181,12 @@ def remove(name: str) -> Callable[[Storage, str], str]:
 def remove_all(storage: Storage, folder: str) -> str:
     for entry in storage.entries(folder):
         storage.delete(f"{folder}/{entry.path}")
-    return f"{folder.rpartition('/')[2]} is not there"
+    return f"{folder.rpartition('/')[2]} is missing"
 
 
 def empty_digests(storage: Storage, folder: str) -> str:
     storage.write(f"{folder}/{DIGESTS}", json.dumps({WEIGHTS: {}}).encode())
-    return f"{DIGESTS} says nothing of {WEIGHTS}"
+    return f"{DIGESTS} has no entry for {WEIGHTS}"
 
 
 DAMAGES: list[Any] = [
@@ -217,7 +217,7 @@ def test_training_falls_back_from_a_newest_checkpoint_that_does_not_load(
     fault = damage(storage, f"{RUN}/{names[2]}")
     first, *_, last = settle_checkpoints(storage, RUN)
     assert any(part in first for part in fault.split("|")), first
-    assert last == f"  going on from {names[1]}, after epoch 2"
+    assert last == f"  resuming from {names[1]}, after epoch 2"
     assert listed_checkpoints(storage, RUN) == names[:2]
     assert last_progress(storage, RUN) == make_progress(0.5, 0.5)
     network = make_learner("none").unet.config
@@ -232,7 +232,7 @@ def test_a_training_without_a_checkpoint_that_loads_is_refused(root: str, tmp_pa
     for name in names:
         cut(WEIGHTS, 50)(storage, f"{RUN}/{name}")
     with pytest.raises(
-        InputError, match=r"none of the 2 checkpoints of this training loads .*; bring one back"
+        InputError, match=r"none of the 2 checkpoints of this training loads .*; restore one"
     ):
         settle_checkpoints(storage, RUN)
     assert checkpoints(storage) == set(names)
@@ -243,7 +243,7 @@ def test_a_first_checkpoint_that_was_cut_off_starts_training_anew(root: str) -> 
     storage.write(f"{RUN}/{checkpoint_name(1)}/{WEIGHTS}", b"half")
     said = settle_checkpoints(storage, RUN)
     assert said[1:] == [
-        f"  {checkpoint_name(1)} does not load: {PROGRESS} is not there",
+        f"  {checkpoint_name(1)} does not load: {PROGRESS} is missing",
         "  training starts from epoch 1",
     ]
     assert checkpoints(storage) == {checkpoint_name(1)}

@@ -33,7 +33,7 @@ from unet_ray.training.record import (
 from unet_ray.training.train import train
 
 LABELLED = "data/labelled"
-WAYS_ON = "give another --storage to train anew, there with --init-from MODEL"
+WAYS_ON = "give another --storage to train anew, with --init-from MODEL"
 
 
 @pytest.fixture
@@ -129,7 +129,9 @@ def test_only_known_contents_are_compared() -> None:
 
 
 def test_other_flags_are_refused(config: TrainConfig) -> None:
-    with pytest.raises(InputError, match=r"a training with --seed 0, this one has --seed 1; use"):
+    with pytest.raises(
+        InputError, match=r"a training with --seed 0, but this one has --seed 1; use"
+    ):
         train(replace(config, seed=1))
 
 
@@ -138,7 +140,7 @@ def test_how_files_are_found_may_differ_if_they_are_the_same(config: TrainConfig
     now = asdict(replace(config, image_roots="s3://b", follow_links=True)) | {"labelled_images": 4}
     before = {name: now[name] for name in now if name not in ("image_roots", "follow_links")}
     TrainingRecord(before).check_settings(now, Storage.of("run"))
-    with pytest.raises(InputError, match="a training with --seed 0, this one has --seed 5"):
+    with pytest.raises(InputError, match="a training with --seed 0, but this one has --seed 5"):
         TrainingRecord({}).check_settings({"seed": 5, "follow_links": True}, Storage.of("run"))
 
 
@@ -148,7 +150,9 @@ def test_a_record_without_files_compares_their_number(config: TrainConfig, tmp_p
     TrainingRecord(settings).write(Storage.of(f"{tmp_path}/run"))
     for kind in ("images", "masks"):
         (tmp_path / LABELLED / kind / "0000.png").unlink()
-    with pytest.raises(InputError, match="with 4 labelled images, this one has 3 labelled images"):
+    with pytest.raises(
+        InputError, match="with 4 labelled images, but this one has 3 labelled images"
+    ):
         train(config)
 
 
@@ -175,9 +179,9 @@ def test_a_damaged_record_is_named(
     with pytest.raises(InputError) as refusal:
         train(config)
     assert str(refusal.value).startswith(
-        f"{record} says what this training began with, but {fault}"
+        f"{record} records what this training began with, but {fault}"
     )
-    assert "bring it back to resume, or" in str(refusal.value)
+    assert "restore it to resume, or" in str(refusal.value)
     assert WAYS_ON in str(refusal.value)
     assert "\n" not in str(refusal.value)
 

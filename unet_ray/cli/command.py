@@ -72,7 +72,10 @@ def run(
     gc.set_threshold(_NEW_OBJECTS)
     _end_at_signals()
     keep_streams()
-    _log_to_console()
+    logger = logging.getLogger("unet_ray")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(ConsoleHandler())
     remove_dead()
     configs: list[Config] = []
 
@@ -96,7 +99,7 @@ def run(
         said = CredentialsError.find(error) or getattr(error, "cause", None) or error
         _end(error.exit_code, str(said))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, or SIGTERM through Ray
-        _end(1, "interrupted; what is written is kept, run again to go on", at_once=True)
+        _end(1, "interrupted; what was written is kept; run again to continue", at_once=True)
     except Exception as error:
         if not is_disk_full(error) and not CredentialsError.find(error):
             traceback.print_exc()
@@ -123,13 +126,6 @@ def _end_at_signals() -> None:
 
     for number in _STOPS:
         signal.signal(number, stop)
-
-
-def _log_to_console() -> None:
-    logger = logging.getLogger("unet_ray")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(ConsoleHandler())
 
 
 def _end(code: int, message: str | None = None, at_once: bool = False) -> NoReturn:

@@ -27,23 +27,14 @@ def main() -> None:
         sys.argv = [f"unet-ray {name}", *sys.argv[2:]]
         import_module(f"unet_ray.cli.{name}").command()
     elif name in ("-h", "--help"):
-        show(*_help())
+        width = max(map(len, COMMANDS))
+        lines = [f"  {each.ljust(width)}  {summary}" for each, summary in COMMANDS.items()]
+        show("Usage: unet-ray COMMAND [FLAGS]", "", *lines, "")
+        show("Run unet-ray COMMAND --help for its flags.")
     elif name == "--version":
         from unet_ray import __version__
 
         show(__version__)
     else:
-        show(f"error: no command {name}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        show(f"error: unknown command {name}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-
-
-def _help() -> list[str]:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {summary}" for name, summary in COMMANDS.items()]
-    return [
-        "Usage: unet-ray COMMAND [FLAGS]",
-        "",
-        *lines,
-        "",
-        "unet-ray COMMAND --help says more.",
-    ]

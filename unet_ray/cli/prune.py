@@ -34,12 +34,12 @@ def main(config: PruneConfig, _: str) -> None:
             f"regions rows {done} (sha256 of the URI {rows.uri_sha256})"
         )
     if result.images:
-        show("a later segment does these images again if they are still in the archive")
+        show("the next run of segment does these images again if they are still in the archive")
     if config.damaged:
         shown = f": {', '.join(result.damaged[:_SHOWN])}" if result.damaged else ""
         show(f"{len(result.damaged)} damaged shards {done}{shown}")
     if result.damaged:
-        show("a later segment does their images again if they are still in the archive")
+        show("the next run of segment does their images again if they are still in the archive")
     if result.leftovers:
         shown = ", ".join(result.leftovers[:_SHOWN])
         show(f"{len(result.leftovers)} leftovers {done}: {shown}")

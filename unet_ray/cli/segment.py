@@ -39,7 +39,7 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
     notes += [f"{count} images: {note}" for note, count in result.notes.items()]
     if result.images_taken_over:
         notes.append(
-            f"{result.images_taken_over} of them unchanged by content: their rows were taken over"
+            f"{result.images_taken_over} of them have unchanged content: their rows were taken over"
         )
     if result.images_archived:
         notes.append(describe_archived(result.images_archived))
@@ -59,7 +59,7 @@ def summary(config: SegmentConfig, result: SegmentResult) -> list[str]:
         notes.append(cost)
         if result.cost["types_without_price"]:
             types = ", ".join(result.cost["types_without_price"])
-            notes.append(f"  without a price, and not in it: nodes of {types}")
+            notes.append(f"  not included, because they have no price: nodes of {types}")
     regions = [f"{count} {name}" for name, count in sorted(result.regions.items())]
     return [
         f"{result.images_done} images done, {result.images_failed} failed, "

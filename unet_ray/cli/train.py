@@ -31,7 +31,7 @@ def main(config: TrainConfig, ray_address: str) -> None:
     result = train(config, ray_address)
     epoch = result.progress.best_epoch
     show(
-        f"model: {result.output} (digest {result.model.digest[:12]}), of epoch {epoch}",
+        f"model: {result.output} (digest {result.model.digest[:12]}), from epoch {epoch}",
         f"labels, curves, worst images, TensorBoard, checkpoints: {result.run_folder}",
     )
 
@@ -54,7 +54,7 @@ def describe(result: DryRunResult) -> list[str]:
         *align(rows),
         split,
         *_describe_groups(result),
-        f"look at {result.picture}; without --dry-run the training starts",
+        f"look at {result.picture}; run without --dry-run to train",
     ]
 
 

@@ -88,11 +88,12 @@ def plan_pool(actors: str | None, device: Device, work: int | None = None) -> Po
     """
     have = Capacity.of_cluster()
     asked = parse_range(actors, "--actors") if actors else None
-    if device == "gpu" or (device == "auto" and have.gpus):
+    takes_gpus = device == "auto" and have.gpus > 0
+    if device == "gpu" or takes_gpus:
         return _gpu_pool(have, asked, work)
     if have.cpus < 1:
         raise InputError(
-            "no node of the cluster has a CPU for work; keep one up (min_workers), or give "
+            "no node of the cluster has a CPU; keep one running (min_workers), or give "
             "--device gpu and --actors"
         )
     return _cpu_pool(have, asked, work)
@@ -121,7 +122,8 @@ def _cpu_pool(have: Capacity, asked: tuple[int, int] | None, work: int | None) -
     least, most = asked or (one_per_four_cpus, one_per_four_cpus)
     if least > available:
         raise InputError(
-            f"--actors {least}: {cpus} CPUs, one of them for reading; give at most {available}"
+            f"--actors {least}: the cluster has {cpus} CPUs, one of which is for reading; "
+            f"give at most {available}"
         )
     least, most = _limit_to_work((least, min(most, available)), work)
     share: float = 0.5

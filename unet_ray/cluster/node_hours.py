@@ -60,8 +60,8 @@ def compute_cost(
         images: Number of images done.
         megapixels: Megapixels of these images.
     """
-    every = prices.get(ANY_NODE)
-    priced = {kind: prices.get(kind, every) for kind in hours}
+    default = prices.get(ANY_NODE)
+    priced = {kind: prices.get(kind, default) for kind in hours}
     total = sum(hours[kind] * price for kind, price in priced.items() if price is not None)
     return {
         "total": total,

@@ -65,12 +65,13 @@ class Capacity:
         if self.gpus >= count:
             return
         gpus = "GPUs" if count > 1 else "GPU"
-        has = f"{flag}: needs {count} {gpus}; this cluster has {self.gpus or 'none'} and may add "
+        has = f"{flag}: needs {count} {gpus}; this cluster has {self.gpus or 'none'} and can add "
         if not self.grows:
             raise InputError(f"{has}none; {remedy}")
         if not _may_come([{"CPU": cpus, "GPU": 1.0}] * count):
             raise InputError(
-                f"{has}too few, of {cpus:g} CPUs each; {remedy}, or more max_workers of a node type"
+                f"{has}too few, with {cpus:g} CPUs each; {remedy}, or raise max_workers of a node "
+                "type"
             )
 
 

@@ -22,8 +22,8 @@ class EvaluateConfig(LabelConfig):
     model_options: str | None = None
     """Options of the store of --model, as for --images."""
     max_error_rate: float = 0.0
-    """Share of the images that may be unreadable; they are named and left out. More of them:
-    exit code 2."""
+    """Share of the images that may be unreadable; these are reported and left out. If more are,
+    the exit code is 2."""
     pixel_size: str | None = None
     """Pixel size at which the network sees images: a number (µm), or model for that of its training
     images, as for segment. Default: images are not resampled."""

@@ -137,14 +137,16 @@ class EvaluateResult:
         mean = np.nansum(dice, 1) / np.maximum(num_defined, 1)
         order = [image for image in np.argsort(mean, kind="stable") if num_defined[image]]
         names = [spec.name for spec in self.model.classes]
-        return [
-            {
+        worst = []
+        for image in order[: self.config.worst]:
+            dice_of_classes = map(_to_json, dice[image])
+            row = {
                 "image_uri": self.image_uris[image],
                 "dice": _to_json(mean[image]),
-                "classes": dict(zip(names, map(_to_json, dice[image]), strict=True)),
+                "classes": dict(zip(names, dice_of_classes, strict=True)),
             }
-            for image in order[: self.config.worst]
-        ]
+            worst.append(row)
+        return worst
 
     def table(self) -> pa.Table:
         """Return all counts and metrics as an Arrow table in the order of the images.
@@ -155,11 +157,12 @@ class EvaluateResult:
         classes = self.model.classes
         uris = np.repeat(np.array(self.image_uris, object), num_classes)
         groups = np.repeat(np.array(self.groups, object), num_classes)
+        ids = [spec.id for spec in classes] * num_images
+        names = [spec.name for spec in classes] * num_images
         columns = {
             column("image_uri", pa.string(), "URI of the image"): uris,
-            column("class_id", pa.int32(), "id of the class"): [c.id for c in classes] * num_images,
-            column("class_name", pa.string(), "name of the class"): [c.name for c in classes]
-            * num_images,
+            column("class_id", pa.int32(), "id of the class"): ids,
+            column("class_name", pa.string(), "name of the class"): names,
         }
         for index, (name, meaning) in enumerate(COUNTS.items()):
             kind = pa.float64() if name == "iou_sum" else pa.int64()
@@ -169,17 +172,18 @@ class EvaluateResult:
             field = column(name, pa.float64(), f"{meaning}; null where undefined", True)
             columns[field] = metrics[name].ravel()
         columns[column("group", pa.string(), "group of images that belong together")] = groups
-        arrays = [
-            pa.array(values, from_pandas=True).cast(field.type) for field, values in columns.items()
-        ]
+        arrays = []
+        for field, values in columns.items():
+            arrays.append(pa.array(values, from_pandas=True).cast(field.type))
         return pa.table(arrays, pa.schema(list(columns)))
 
     def _by_class(self, values: dict[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
         """Return class name → name → value from arrays whose first axis is the classes."""
-        return {
-            spec.name: {name: _to_json(array[place]) for name, array in values.items()}
-            for place, spec in enumerate(self.model.classes)
-        }
+        of_classes = {}
+        for place, spec in enumerate(self.model.classes):
+            own = {name: _to_json(array[place]) for name, array in values.items()}
+            of_classes[spec.name] = own
+        return of_classes
 
 
 @quiet_ray()

@@ -112,7 +112,7 @@ def check_fit(fit: Fit, frame: MaskFrame) -> None:
     if fit not in ("plain", "either", frame):
         raise ImageError(
             "unreadable",
-            f"by its size the mask is of the frame {fit}, those of the set are {frame}",
+            f"by its size the mask fits the image as {fit}, but those of the set fit as {frame}",
         )
 
 
@@ -166,25 +166,26 @@ def settle_frame(
     turned = [uri for fit, some in uris.items() if fit != "plain" for uri in some]
     if not turned:
         return flag or "shown", []
-    found = f"{len(turned)} images are turned by their EXIF orientation, their masks have none"
+    found = f"{len(turned)} images are turned by their EXIF orientation, but their masks have none"
     ways = (
-        "give --mask-frame shown if masks were drawn on the pictures as viewers show them, "
-        "--mask-frame stored if on the samples as they are stored"
+        "give --mask-frame shown if the masks were drawn on the pictures as viewers show them, "
+        "--mask-frame stored if they were drawn on the samples as stored"
     )
     if flag:
         return flag, [f"{found}; --mask-frame {flag}"]
     if uris["shown"] and uris["stored"]:
         raise InputError(
             f"{masks}: {found}: by size, {len(uris['shown'])} masks fit the pictures as shown "
-            f"({uris['shown'][0]}), {len(uris['stored'])} as stored ({uris['stored'][0]}); {ways}"
+            f"({uris['shown'][0]}) and {len(uris['stored'])} as stored ({uris['stored'][0]}); "
+            f"{ways}"
         )
     if not uris["shown"] and not uris["stored"]:
         raise InputError(
-            f"{masks}: {found}, for instance {turned[0]}, and may be of both frames; {ways}"
+            f"{masks}: {found}, for instance {turned[0]}, and may be in either frame; {ways}"
         )
     frame: MaskFrame = "stored" if uris["stored"] else "shown"
     decided = len(uris[frame])
-    return frame, [f"{found}; by the sizes of {decided} of them, masks are of the frame {frame}"]
+    return frame, [f"{found}; by the sizes of {decided} of them, masks fit the pictures as {frame}"]
 
 
 def stored_size(shown: Size, orientation: int) -> Size:

@@ -109,7 +109,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Runs:
-    """Run lengths of a whole image or of a box of it."""
+    """Run lengths of a whole image or of a box in it."""
 
     counts: bytes
     """COCO compressed run lengths: column-major, background first."""
@@ -233,16 +233,20 @@ class Annotations:
         try:
             return Annotations._read(pa.BufferReader(data))
         except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
-            raise ValueError(f"no annotations: {error}") from None
+            raise ValueError(f"the bytes are not annotations: {error}") from None
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"no annotations: {error!r}") from None
+            raise ValueError(f"the bytes are not annotations: {error!r}") from None
 
     @staticmethod
     def _read(source: pa.BufferReader) -> Annotations:
         images = _read_table(source, IMAGES)
         objects = _read_table(source, OBJECTS)
         head = json.loads((images.schema.metadata or {})[b"head"])
-        categories = [Category(str(name), _check_id(id)) for name, id in head["categories"]]
+        categories = list[Category]()
+        for name, id in head["categories"]:
+            if id is not None and type(id) is not int:
+                raise ValueError(f"a category has the id {shorten(id)}, not a whole number")
+            categories.append(Category(str(name), id))
         _check_rows(images, objects, len(categories))
         return Annotations(
             categories=tuple(categories),
@@ -263,13 +267,6 @@ def _read_table(source: pa.BufferReader, schema: pa.Schema) -> pa.Table:
     return table
 
 
-def _check_id(value: object) -> int | None:
-    """Return the id of a category; raise ValueError if it is not a whole number."""
-    if value is None or type(value) is int:
-        return value
-    raise ValueError(f"the id {shorten(value)} of a category")
-
-
 def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> None:
     """Raise ValueError if values are missing, or rows of images or categories do not exist."""
     parts = objects["parts"].combine_chunks().flatten()
@@ -288,7 +285,7 @@ def _check_rows(images: pa.Table, objects: pa.Table, num_categories: int) -> Non
     ):
         rows = objects[column].to_numpy()
         if len(rows) and not first <= rows.min() <= rows.max() < count:
-            raise ValueError(f"an object with a row of {column} that is not there")
+            raise ValueError(f"an object refers to a row of {column} that does not exist")
 
 
 def _stack_fields(parts: pa.StructArray, *names: str) -> NDArray[np.float64]:

@@ -46,10 +46,19 @@ class AnnotationsBuilder:
         self._rows_by_name: dict[str, int] = {}
         self._images: list[dict[str, Any] | None] = []
         self._merged: dict[int, int] = {}
-        self._image, self._category = array("i"), array("i")
-        self._is_ignored, self._labels, self._errors = array("b"), _Texts(), dict[int, str]()
-        self._part_ends, self._point_ends, self._points = array("i"), array("i"), array("d")
-        self._is_hole, self._counts, self._boxes = array("b"), _Texts(), array("i")
+        # columns of the objects
+        self._image = array("i")
+        self._category = array("i")
+        self._is_ignored = array("b")
+        self._labels = _Texts()
+        self._errors: dict[int, str] = {}
+        self._part_ends = array("i")
+        # columns of their parts
+        self._point_ends = array("i")
+        self._points = array("d")
+        self._is_hole = array("b")
+        self._counts = _Texts()
+        self._boxes = array("i")
 
     def add_category(self, name: str, id: int | None = None) -> int:
         """Add a category and return its row."""
@@ -165,7 +174,7 @@ class AnnotationsBuilder:
             rows = [row for part in parts for row in _list_rows(part)]
         except (TypeError, ValueError, OverflowError):
             rows = []
-            error = error or f"the coordinate {_find_bad_number(parts)}, which is no number"
+            error = error or f"the coordinate {_find_bad_number(parts)} is not a number"
         for points, is_hole, counts, box in rows:
             self._points.extend(points)
             self._point_ends.append(len(self._points))
@@ -187,6 +196,18 @@ class AnnotationsBuilder:
         if self._image:
             image_rows = row_of[np.frombuffer(self._image, np.int32)]
         errors = [self._errors.get(number) for number in range(len(self._image))]
+        parts = pa.StructArray.from_arrays(
+            [
+                _make_lists(self._point_ends, _make_array(self._points)),
+                _make_array(self._is_hole).cast(pa.bool_()),
+                self._counts.build(pa.binary()),
+                _make_array(self._boxes[0::4]),
+                _make_array(self._boxes[1::4]),
+                _make_array(self._boxes[2::4]),
+                _make_array(self._boxes[3::4]),
+            ],
+            fields=list(PART),
+        )
         objects = pa.Table.from_arrays(
             [
                 pa.array(image_rows),
@@ -194,7 +215,7 @@ class AnnotationsBuilder:
                 _make_array(self._is_ignored).cast(pa.bool_()),
                 self._labels.build(pa.string()),
                 pa.array(errors, pa.string()),
-                _make_lists(self._part_ends, self._build_parts()),
+                _make_lists(self._part_ends, parts),
             ],
             schema=OBJECTS,
         )
@@ -209,23 +230,12 @@ class AnnotationsBuilder:
             notes=tuple(self.notes),
         )
 
-    def _build_parts(self) -> pa.StructArray:
-        return pa.StructArray.from_arrays(
-            [
-                _make_lists(self._point_ends, _make_array(self._points)),
-                _make_array(self._is_hole).cast(pa.bool_()),
-                self._counts.build(pa.binary()),
-                _make_array(self._boxes[0::4]),
-                _make_array(self._boxes[1::4]),
-                _make_array(self._boxes[2::4]),
-                _make_array(self._boxes[3::4]),
-            ],
-            fields=list(PART),
-        )
-
     def _settle_images(self) -> tuple[pa.Table, NDArray[np.int32]]:
         """Return the described images, and the new row of each row here; -1: none."""
-        known = [row for row, each in enumerate(self._images) if each and row not in self._merged]
+        known = []
+        for row, described in enumerate(self._images):
+            if described and row not in self._merged:
+                known.append(row)
         row_of = np.full(len(self._images), -1, np.int32)
         row_of[known] = np.arange(len(known))
         for row, into in self._merged.items():

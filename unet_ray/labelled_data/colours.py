@@ -105,11 +105,14 @@ def find_colour_map(
         return None
     if _OBJECT_FOLDER in masks.root.uri.split("/"):
         return None
-    found = _find_file(masks.root)
-    if found is None:
-        return None
-    where, lines = found
-    return _add_flags(_make_map(where, lines, classes), background, ignored)
+    for depth, place in enumerate(list_folders(masks.root, _FOLDERS_ABOVE)):
+        for name, read_lines in _FORMATS.items():
+            data = _read_file(place, name, is_above=depth > 0)
+            if data is not None:
+                where = f"{place.uri}/{name}"
+                lines = _parse(where, data, read_lines)
+                return _add_flags(_make_map(where, lines, classes), background, ignored)
+    return None
 
 
 def _add_flags(found: ColourMap, background: int, ignored: int | None) -> ColourMap:
@@ -175,14 +178,16 @@ def _make_map(where: str, lines: Sequence[_Line], wanted: tuple[ClassSpec, ...])
     _refuse_repeated(where, lines)
     listed = _Listed.of(lines, {spec.name for spec in wanted})
     line_of = {line.name: line for line in listed.classes}
-    specs = wanted or tuple(ClassSpec(i, name) for i, name in enumerate(line_of, 1))
+    specs = wanted
+    if not specs:
+        specs = tuple(ClassSpec(id, name) for id, name in enumerate(line_of, 1))
     missing = [spec.name for spec in specs if spec.name not in line_of]
     if missing or not specs:
+        lacking = f"no colour for {', '.join(missing)}" if missing else "none for a class"
         raise InputError(
-            f"{where} gives the colours of the masks, but of no class "
-            f"{', '.join(missing) or 'at all'}; it has {_name_lines(listed.classes) or 'none'}; "
-            "name some of these in --classes, or give ids (a=1,b=2) if the masks hold ids rather "
-            "than colours"
+            f"{where} gives the colours of the masks, but {lacking}; its classes are "
+            f"{_name_lines(listed.classes) or 'none'}; name some of these in --classes, or give "
+            "ids (a=1,b=2) if the masks hold ids rather than colours"
         )
     id_of = {spec.name: spec.id for spec in specs}
     colours: dict[int, int] = {}
@@ -204,8 +209,11 @@ def _list_notes(where: str, listed: _Listed, id_of: Mapping[str, int]) -> Iterat
     chosen = [line for line in listed.classes if line.name in id_of]
     yield f"the colours of the masks are those of {where}: {_name_lines(chosen)}"
     others = [line for line in listed.classes if line.name not in id_of]
-    # no note that black is background: this is usual
-    background = [b for b in listed.background if b.rgb or b.name.lower() not in _BACKGROUNDS]
+    background = []
+    for line in listed.background:
+        is_usual = not line.rgb and line.name.lower() in _BACKGROUNDS
+        if not is_usual:  # black background needs no note
+            background.append(line)
     for some, what in (
         (others, "belong to no class: it is not in --classes"),
         (background, "belong to no class: it is the background"),
@@ -239,8 +247,9 @@ def _number_lines(
     """
     lines = listed.lines
     numbers = {line.name: number for number, line in enumerate(lines)}
+    has_background = lines[0] in listed.background
     are_numbers = all(numbers[name] == id for name, id in id_of.items())
-    if lines[0] not in listed.background or not are_numbers:
+    if not has_background or not are_numbers:
         return {}
     found = {_IGNORED: _IGNORED}
     for number, line in enumerate(lines[: _IGNORED + 1]):
@@ -254,12 +263,13 @@ def _show(rgb: int | None) -> str | None:
 
 def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
     """Raise InputError for a name or a colour that two lines have."""
-    names, colours = dict[str, int](), dict[int, _Line]()
+    names: dict[str, int] = {}
+    colours: dict[int, _Line] = {}
     for line in lines:
         if line.name in names:
             raise InputError(
-                f"{where}, line {line.number}: the name {line.name} stands in line "
-                f"{names[line.name]} as well; give each class one line"
+                f"{where}, line {line.number}: the name {line.name} is also in line "
+                f"{names[line.name]}; give each class one line"
             )
         names[line.name] = line.number
         if line.rgb is None:
@@ -271,17 +281,6 @@ def _refuse_repeated(where: str, lines: Sequence[_Line]) -> None:
                 f"{other.name} (line {other.number}); masks cannot tell them apart"
             )
         colours[line.rgb] = line
-
-
-def _find_file(folder: Storage) -> tuple[str, list[_Line]] | None:
-    """Return the nearest file of colours, and its lines; None if there is none."""
-    for depth, place in enumerate(list_folders(folder, _FOLDERS_ABOVE)):
-        for name, read_lines in _FORMATS.items():
-            data = _read_file(place, name, is_above=depth > 0)
-            if data is not None:
-                where = f"{place.uri}/{name}"
-                return where, _parse(where, data, read_lines)
-    return None
 
 
 def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
@@ -296,7 +295,7 @@ def _read_file(place: Storage, name: str, is_above: bool) -> bytes | None:
         return place.read(name, limit=_LARGEST_FILE)
     except FileTooLargeError:
         raise InputError(
-            f"{where}: more than {_LARGEST_FILE} bytes, which no list of colours has"
+            f"{where}: the file is larger than {_LARGEST_FILE} bytes, the limit for such files"
         ) from None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
@@ -327,7 +326,7 @@ def _parse(
                     f"{where}, line {line.number}: name {shorten(line.name)}: choose {NAME_RULE}"
                 )
             if len(found) == MOST_COLOURS:
-                raise InputError(f"{where}: more than {MOST_COLOURS} colours")
+                raise InputError(f"{where}: it has more than {MOST_COLOURS} colours, the limit")
             found.append(line)
     except _LineError as error:
         raise InputError(f"{where}, line {error}") from None
@@ -362,7 +361,8 @@ def _read_label_map(lines: Iterable[str]) -> Iterator[_Line]:
             raise _LineError(f"{number}: {shorten(line)} is not NAME:R,G,B:PARTS:ACTIONS")
         found.append(_Line(number, match[1].strip(), None))
     if all(each.rgb is None for each in found):
-        found = [replace(each, rgb=_find_voc_colour(i)) for i, each in enumerate(found)]
+        for index, each in enumerate(found):
+            found[index] = replace(each, rgb=_find_voc_colour(index))
     yield from found
 
 
@@ -371,16 +371,19 @@ def _read_class_dict(lines: Iterable[str]) -> Iterator[_Line]:
     rows = csv.reader(lines)
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
-        places = {name: header.index(name) for name in ("name", "r", "g", "b") if name in header}
+        wanted = [name for name in ("name", "r", "g", "b") if name in header]
+        places = {name: header.index(name) for name in wanted}
         if len(places) < 4:
             raise _LineError(
-                f"1: the columns are {shorten(','.join(header))}; name,r,g,b is needed"
+                f"1: the columns are {shorten(','.join(header))}; name,r,g,b are required"
             )
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) <= max(places.values()):
-                raise _LineError(f"{rows.line_num}: {len(row)} of {len(header)} columns")
+                raise _LineError(
+                    f"{rows.line_num}: it has {len(row)} columns, but the header has {len(header)}"
+                )
             name = row[places["name"]].strip()
             colour = [row[places[channel]].strip() for channel in ("r", "g", "b")]
             yield _Line(rows.line_num, name, _join_colour(rows.line_num, colour))

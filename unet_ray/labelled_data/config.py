@@ -29,7 +29,7 @@ class LabelConfig:
     """Folder or glob (URI) of their masks, paired by name; or a label file (COCO, Label Studio,
     CVAT, GeoJSON and others), or a folder of label files, one per image."""
     images_options: str | None = None
-    """Options of the store of --images (NAME=VALUE,…), where it is not that of the AWS_* variables:
+    """Options of the store of --images (NAME=VALUE,…), if it is not that of the AWS_* variables:
     requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     masks_options: str | None = None
     """Options of the store of --masks, as for --images."""
@@ -50,11 +50,11 @@ class LabelConfig:
     """Mask value, or colour as '#e0e0c0', of pixels that are not counted; none: every pixel is
     counted."""
     mask_affix: str | None = None
-    """Affix of the names of masks beside those of their images: an end as _mask, a beginning as
-    mask_, or a pattern as mask_*_v2. Default: found out, where it is the same for all."""
+    """Text that the names of masks add to those of their images: a suffix such as _mask, a prefix
+    such as mask_, or a pattern such as mask_*_v2. Default: inferred, if all masks have the same."""
     mask_frame: MaskFrame | None = None
-    """Frame in which masks were drawn where images are turned by their EXIF orientation: shown as
-    viewers show them, or stored. Default: the sizes decide."""
+    """Frame in which the masks of images with an EXIF orientation were drawn: shown, as viewers
+    show the images, or stored. Default: the sizes decide."""
     rescale_masks: bool = False
     """Scale labels that were drawn for another size of the same aspect ratio; otherwise such images
     cannot be used."""
@@ -62,23 +62,23 @@ class LabelConfig:
     """Round whole numbers beyond 16,777,216, which 32-bit floats do not hold; otherwise images with
     such samples cannot be used."""
     planes: str | None = None
-    """Plane that the labels are of where one mask, or entry of a label file, stands for a file of
-    several: z=7, t=0,z=7 or page=3. Planes count from 0, pages from 1."""
+    """Plane that was labelled, if a file of several planes has a single mask, or a single entry of
+    a label file: z=7, t=0,z=7 or page=3. Planes count from 0, pages from 1."""
     label_property: str | None = None
     """Property of GeoJSON, GeoPackage and GeoParquet features that names their class; none: all are
-    of one class. Default: the one that is called class, label or the like."""
+    of one class. Default: a property that is called class, label or the like."""
     label_crs: str | None = None
-    """Coordinate system of such features, where their file does not say it or may be wrong:
-    pixels, or a coordinate system as EPSG:32633."""
+    """Coordinate system of such features, if their file does not state it or may be wrong: pixels,
+    or a code such as EPSG:32633."""
     area_class: str | None = None
-    """Class of a label file outside of whose objects no pixel is counted, for images that are
-    labelled only in part."""
+    """Class of a label file whose objects outline the labelled area of images that are labelled
+    only in part; pixels outside of them are not counted."""
 
     group_by: int | str | None = None
     """Images that belong together: a folder level (-1 the folder of the file, -2 the one above, 1
     the first below --images), a regular expression on the path below --images (its groups, or all
     that it finds), or a column of the manifest; none: every file by itself. Images of one file
-    always belong together. Default: as names of files tell, if they do."""
+    always belong together. Default: inferred from file names, if they suggest groups."""
 
     def __post_init__(self) -> None:
         check_store_options(self, "images", (self.images,))

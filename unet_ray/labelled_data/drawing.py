@@ -63,7 +63,8 @@ class Drawing:
     def stated_size(self, image: int) -> Size | None:
         """Return the size for which the labels of an image were drawn, if the file states it."""
         row = self.annotations.images.slice(image, 1).to_pylist()[0]
-        return (row["height"], row["width"]) if row["height"] and row["width"] else None
+        height, width = row["height"], row["width"]
+        return (height, width) if height and width else None
 
     def draw(self, image: int, size: Size, window: Box | None = None) -> list[NDArray[Any]]:
         """Draw the masks of an image, or a window of them.
@@ -167,7 +168,8 @@ class _Canvas:
         dtype: type[np.integer[Any]] = np.uint8
         if self._has_ids:
             dtype = np.uint16 if num_objects + _FIRST_ID < 2**16 else np.int32
-        self._masks = [np.zeros(size[0] * size[1], dtype) for _ in range(num_classes)]
+        num_pixels = size[0] * size[1]
+        self._masks = [np.zeros(num_pixels, dtype) for _ in range(num_classes)]
         self._area: NDArray[np.bool_] | None = None
         self._value = 0
         self._ignored = _IGNORED_ID if self._has_ids else _IGNORED
@@ -200,7 +202,7 @@ class _Canvas:
 
 
 def _clip_runs(found: Sequence[tuple[int, int]], height: int, window: Box) -> list[tuple[int, int]]:
-    """Return runs of an image as runs of a window of it.
+    """Return runs of an image as runs of one of its windows.
 
     Args:
         found: (First, last + 1) of each run in order, column-major in the image.
@@ -250,7 +252,13 @@ class _Scale:
         corners = corners * (width / from_width, height / from_height)
         if len(corners) < 3:
             return []
-        self._spend(_check_corners(corners, height, width), len(corners))
+        self._outline_px += _check_corners(corners, height, width)
+        self._num_corners += len(corners)
+        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
+        if self._outline_px > most:
+            raise ValueError(
+                f"it and the outlines before it in the image exceed the limit of {most} px"
+            )
         (drawn,) = coco.frPyObjects([corners.ravel().tolist()], height, width)
         counts = decompress_counts(drawn["counts"])
         check_runs(counts, height, width)
@@ -266,12 +274,12 @@ class _Scale:
             top, left = 0, 0
             if (height, width) != self.drawn:
                 raise ValueError(
-                    f"run lengths of {width}×{height} px, but the image has "
+                    f"its run lengths have {width}×{height} px, but the image has "
                     f"{image_width}×{image_height} px"
                 )
         if not (0 <= top <= image_height - height and 0 <= left <= image_width - width):
             raise ValueError(
-                f"run lengths of {width}×{height} px at {left}, {top}, but the image has "
+                f"its run lengths have {width}×{height} px at {left}, {top}, but the image has "
                 f"{image_width}×{image_height} px"
             )
         counts = decompress_counts(part["counts"])
@@ -279,21 +287,21 @@ class _Scale:
         runs = _list_inside(counts)
         if self.size == self.drawn == (height, width):
             return runs
-        in_box = np.array(runs, np.int64).reshape(-1, 2)
-        return self._scale_runs(in_box, (top, left), (height, width))
+        return self._scale_runs(runs, (top, left), (height, width))
 
     def _scale_runs(
-        self, runs: NDArray[np.int64], corner: tuple[int, int], box: Size
+        self, found: Sequence[tuple[int, int]], corner: tuple[int, int], box: Size
     ) -> list[tuple[int, int]]:
         """Return runs of a box as runs of the masks, scaled by nearest neighbour.
 
         Args:
-            runs: (First, last + 1) of each run; (runs, 2), column-major in the box.
+            found: (First, last + 1) of each run in order, column-major in the box.
             corner: First row and column of the box.
             box: Height and width of the box (px).
         """
         top, left = corner
         height, width = box
+        runs = np.array(found, np.int64).reshape(-1, 2)
         runs = runs[runs[:, 0] < runs[:, 1]]
         rows = _nearest(self.size[0], self.drawn[0]) - top
         columns = _nearest(self.size[1], self.drawn[1]) - left
@@ -305,16 +313,6 @@ class _Scale:
         pairs = np.clip(runs[of_run] - columns[places, None] * height, 0, height)
         pairs = np.searchsorted(rows, pairs) + places[:, None] * self.size[0]
         return [(begin, end) for begin, end in pairs.tolist() if begin < end]
-
-    def _spend(self, outline_px: float, num_corners: int) -> None:
-        """Count an outline; raise ValueError if those of the image would take too long."""
-        self._outline_px += outline_px
-        self._num_corners += num_corners
-        most = _MOST_IMAGE_OUTLINE_PX + _OUTLINE_PX_PER_CORNER * self._num_corners
-        if self._outline_px > most:
-            raise ValueError(
-                f"it and the outlines before it in the image are longer than {most} px"
-            )
 
 
 def resize_nearest(mask_hw: NDArray[Any], size: Size) -> NDArray[Any]:
@@ -357,7 +355,8 @@ def _list_object_runs(each: Mapping[str, Any], scale: _Scale) -> Iterator[list[t
 
 def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> list[tuple[int, int]]:
     """Return runs minus those of holes."""
-    start, stop = runs[0][0], runs[-1][1]
+    start = runs[0][0]
+    stop = runs[-1][1]
     is_inside = np.zeros(stop - start, bool)
     for first, end in runs:
         is_inside[first - start : end - start] = True
@@ -365,7 +364,8 @@ def _cut(runs: list[tuple[int, int]], holes: list[list[tuple[int, int]]]) -> lis
         for first, end in hole:
             is_inside[max(first - start, 0) : max(end - start, 0)] = False
     steps = np.flatnonzero(np.diff(is_inside, prepend=False, append=False)) + start
-    firsts, ends = steps[::2].tolist(), steps[1::2].tolist()
+    firsts = steps[::2].tolist()
+    ends = steps[1::2].tolist()
     return [*zip(firsts, ends, strict=True)]
 
 
@@ -397,15 +397,17 @@ def _check_corners(corners: NDArray[np.float64], height: int, width: int) -> flo
     # outside are cut off. Numbers much farther out belong to another image, or are wrong.
     margin = max(height, width)
     limits = np.array([width, height]) + margin
-    wrong = np.flatnonzero(~((corners >= -margin) & (corners <= limits)))
+    is_near = (corners >= -margin) & (corners <= limits)
+    wrong = np.flatnonzero(~is_near)
     if len(wrong):
         raise ValueError(
             f"the coordinate {corners.flat[wrong[0]]:g} is farther than {margin} px from "
             f"the image of {width}×{height} px"
         )
-    length = float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+    steps = np.abs(corners - np.roll(corners, 1, axis=0))
+    length = float(steps.max(axis=1).sum())
     if length > _MOST_OUTLINE_PX:
-        raise ValueError(f"an outline of {length:.0f} px; the longest is {_MOST_OUTLINE_PX} px")
+        raise ValueError(f"an outline has {length:.0f} px; the limit is {_MOST_OUTLINE_PX} px")
     return length
 
 

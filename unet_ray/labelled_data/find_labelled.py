@@ -57,7 +57,6 @@ from unet_ray.labelled_data.pairing.file_kinds import is_label_file, part_labels
 from unet_ray.labelled_data.pairing.image_names import find_images
 from unet_ray.labelled_data.pairing.pairs import (
     Pair,
-    Pairing,
     class_folders,
     looks_like_folders,
     pair_class_folders,
@@ -102,7 +101,7 @@ def find_labelled(images: str, masks: str, options: LabelOptions) -> LabelledSet
         return _find_in_label_files(image_list, source, files=files, named=named, options=options)
     if not mask_list.entries:
         raise InputError(
-            f"{named}: no masks, and no label files that have the names of images: "
+            f"{named}: there are no masks, and no label files that have the names of images: "
             f"{listed.entries[0].path}, {image_list.entries[0].path}; rename them, or give the "
             "images with which they were exported"
         )
@@ -138,8 +137,16 @@ def _find_in_mask_files(images: Listing, masks: Listing, options: LabelOptions) 
         else:
             items += found
     if not items:
-        raise InputError(f"--masks {masks.root.uri}: {[*unequal, *pairing.incomplete][0]}")
-    notes += [*pairing.notes, *_note_unlabelled(pairing, images), *_note_skipped(images, masks)]
+        reasons = [*unequal, *pairing.incomplete]
+        raise InputError(f"--masks {masks.root.uri}: {reasons[0]}")
+    notes += pairing.notes
+    unlabelled = [entry.path for entry in pairing.unlabelled]
+    if unlabelled:
+        notes.append(
+            f"left out: {len(unlabelled)} of {len(images.entries)} images without a mask "
+            f"({_show(unlabelled)})"
+        )
+    notes += _note_skipped(images, masks)
     orphans = [f"{path}: no image has its name" for path in pairing.orphans]
     return LabelledSet(
         access=access,
@@ -168,12 +175,10 @@ def _find_in_label_files(
         annotations, labels, files=files, named=named, options=options
     )
     drawing = choose_classes(annotations, options.classes, options.area_class, named)
-    kind = drawing.labelling.kind
-    _check_any_object(drawing, named)
-    _check_kind(kind, named, options)
+    _check_drawing(drawing, named, options)
     rows = annotations.images.to_pylist()
     if not rows:
-        raise InputError(f"{named} names no image; give the label files of the images")
+        raise InputError(f"{named} names no images; give the label files of the images")
     found = find_images(images.entries, map(_list_texts, rows), named)
     keys = [split_uri(row["uri"] or row["name"])[1] for row in rows]
     sources = _find_sources(images, found.entries, keys, options)
@@ -206,19 +211,11 @@ def _find_in_label_files(
     return LabelledSet(
         access=LabelAccess(images.root, labels, options, drawing),
         items=tuple(items),
-        kind=kind,
+        kind=drawing.labelling.kind,
         classes=drawing.classes,
         notes=tuple(notes),
         orphans=tuple(orphans),
     )
-
-
-def _check_kind(kind: str, named: str, options: LabelOptions) -> None:
-    """Raise InputError if --mask-kind says another kind than that of the drawn masks."""
-    if options.kind not in (None, kind):
-        raise InputError(
-            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
-        )
 
 
 def _check_any_usable(files: Sequence[LabelFile], named: str) -> None:
@@ -301,18 +298,27 @@ def _list_texts(row: Mapping[str, Any]) -> list[str]:
     return [*uri, name, *(f"{place}/{name}" for place in places), *places]
 
 
-def _check_any_object(drawing: Drawing, named: str) -> None:
-    """Raise InputError if no class has an object, for example if all are boxes or crowds."""
+def _check_drawing(drawing: Drawing, named: str, options: LabelOptions) -> None:
+    """Check that there is something to draw, and that it is what the user expects.
+
+    Raises:
+        InputError: No class has an object, for example because all are boxes or crowds, or
+            --mask-kind says another kind than that of the drawn masks.
+    """
     of_class, _ = count_objects(drawing)
-    if of_class.any():
-        return
-    names = ", ".join(spec.name for spec in drawing.classes)
-    left_out = sorted(drawing.annotations.left_out.items())
-    left = "".join(f"; {count} {what}" for what, count in left_out)
-    raise InputError(
-        f"{named}: no object of {names} has an outline that can be learnt{left}; export polygons "
-        "or masks of objects, not boxes or crowds"
-    )
+    if not of_class.any():
+        names = ", ".join(spec.name for spec in drawing.classes)
+        left_out = sorted(drawing.annotations.left_out.items())
+        left = "".join(f"; {count} {what}" for what, count in left_out)
+        raise InputError(
+            f"{named}: no object of {names} has an outline that can be learnt{left}; export "
+            "polygons or masks of objects, not boxes or crowds"
+        )
+    kind = drawing.labelling.kind
+    if options.kind not in (None, kind):
+        raise InputError(
+            f"{named} holds masks of the kind {kind}, but --mask-kind is {options.kind}; omit it"
+        )
 
 
 def _find_areas(drawing: Drawing) -> set[int]:
@@ -377,8 +383,8 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: in
     counts, num_others = count_objects(drawing)
     lines = []
     for what, count in drawing.annotations.left_out.items():
-        # a text with a colon states the outcome itself
-        lines.append(f"{count} {what}" if ": " in what else f"left out: {count} {what}")
+        states_outcome = ": " in what
+        lines.append(f"{count} {what}" if states_outcome else f"left out: {count} {what}")
     if num_others:
         others = {
             category.name
@@ -395,19 +401,9 @@ def _note_left_out(drawing: Drawing, options: LabelOptions, num_without_area: in
     if empty:
         lines.append(
             f"{len(empty)} classes have no object ({_show(empty)}): they can be neither learnt nor "
-            "measured; --classes names those that count"
+            "measured; name only the other classes in --classes"
         )
     return lines
-
-
-def _note_unlabelled(pairing: Pairing, images: Listing) -> list[str]:
-    """Return a line about images without masks, if there are any."""
-    paths = [entry.path for entry in pairing.unlabelled]
-    if not paths:
-        return []
-    return [
-        f"left out: {len(paths)} of {len(images.entries)} images without a mask ({_show(paths)})"
-    ]
 
 
 def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list[str]:
@@ -423,12 +419,16 @@ def _note_unnamed(images: Listing, taken: Mapping[str, str], named: str) -> list
 
 
 def _show(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    shown = [*names[:_SHOWN]]
+    if len(names) > _SHOWN:
+        shown.append("…")
+    return ", ".join(shown)
 
 
 def _without_labels(images: Listing, files: Sequence[LabelFile]) -> Listing:
     """Return the listing of images without counting the label files in it as skipped files."""
-    num_inside = sum(file.entry.uri.startswith(f"{images.root.uri}/") for file in files)
+    folder = f"{images.root.uri}/"
+    num_inside = sum(file.entry.uri.startswith(folder) for file in files)
     return replace(images, others=max(0, images.others - num_inside))
 
 
@@ -466,11 +466,15 @@ def _pair_planes(finder: ImageFinder, access: LabelAccess, pair: Pair) -> list[L
         for image, plane in zip(images, planes, strict=True):
             have_axes = _has_axes(image) and _has_axes(plane)
             if len(planes) > 1 and image.key != plane.key and have_axes:
-                return f"{image.uri} stands beside {plane.uri}; save both with the same axes"
-    return [
-        LabelledImage(image, tuple(planes[index] for planes in masks))
-        for index, image in enumerate(images)
-    ]
+                return (
+                    f"{image.uri} is paired with {plane.uri}, but their axes differ; save both "
+                    "with the same axes"
+                )
+    items = []
+    for index, image in enumerate(images):
+        masks_of_image = tuple(planes[index] for planes in masks)
+        items.append(LabelledImage(image, masks_of_image))
+    return items
 
 
 def _split_channels(masks: list[ImageSource]) -> list[ImageSource]:
@@ -497,7 +501,7 @@ def _choose_plane(images: Sequence[ImageSource], options: LabelOptions) -> Image
         return found[0]
     first = image_uri("", images[0].key).removeprefix("#")
     last = image_uri("", images[-1].key).removeprefix("#")
-    held = f"holds {len(images)} images, {first} to {last}, and its labels are of one"
+    held = f"holds {len(images)} images, {first} to {last}, but its labels belong to one of them"
     if not options.planes:
-        return f"{held}: --planes says of which, as in --planes {first}"
-    return f"{held}: {len(found)} of them are those of --planes"
+        return f"{held}: say which with --planes, as in --planes {first}"
+    return f"{held}: --planes selects {len(found)} of them; it must select one"

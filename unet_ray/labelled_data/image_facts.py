@@ -129,7 +129,7 @@ def describe_image(
         if decoded.valid is not None and not decoded.valid.any():
             if isinstance(item, LabelledWindow):
                 return replace(facts, is_absent=True), None
-            raise ImageError("unsupported", "none of the pixels of the image is there")
+            raise ImageError("unsupported", "all pixels of the image are missing")
     except ImageError as error:
         return replace(facts, error=str(error)), None
     facts = _describe(facts, decoded, np.random.default_rng(index), sampled)

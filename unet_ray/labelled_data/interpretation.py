@@ -52,8 +52,8 @@ def interpret_masks(
         return labelling, labelling_notes(values, labelling, num_images, of_images)
     if known and known.classes != drawn.classes:
         raise InputError(
-            f"--masks {config.masks}: the label files have the classes {_list_ids(drawn)}, the "
-            f"training that would be resumed has {_list_ids(known)}; give another --storage to "
+            f"--masks {config.masks}: the label files have the classes {_list_ids(drawn)}, but the "
+            f"training to be resumed has {_list_ids(known)}; give another --storage to "
             "train anew"
         )
     ignored = drawn.ignored
@@ -94,7 +94,7 @@ def _check_without_loss(labelled: LabelledSet, labelling: Labelling) -> None:
     lossy = [uri for uri in uris if path_suffix(uri) in _WITH_LOSS]
     if lossy:
         raise InputError(
-            f"{len(lossy)} masks with ids of objects are JPEGs, which make new ids along each edge "
-            f"({lossy[0]}); save them as PNG or TIFF, or give --mask-kind binary if values from "
-            "the middle on are the class"
+            f"{len(lossy)} masks with ids of objects are JPEGs, which make up ids along each edge "
+            f"({lossy[0]}); save them as PNG or TIFF, or give --mask-kind binary if the upper half "
+            "of the values is the class"
         )

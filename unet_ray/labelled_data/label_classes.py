@@ -22,7 +22,8 @@ _FOLDERS_ABOVE = 2
 def are_numbered(annotations: Annotations) -> bool:
     """Tell whether categories have numbers instead of names, as in YOLO files."""
     categories = annotations.categories
-    return bool(categories) and all(each.name == str(each.id) for each in categories)
+    have_numbers = all(each.name == str(each.id) for each in categories)
+    return bool(categories) and have_numbers
 
 
 def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str | None]:
@@ -45,7 +46,7 @@ def find_class_names(labels: Storage, named: str) -> tuple[dict[int, str], str |
                 if not file.exists():
                     continue
             except OSError as error:
-                raise InputError(f"{named}: {file.uri}: cannot be looked at: {error}") from None
+                raise InputError(f"{named}: {file.uri}: cannot be accessed: {error}") from None
             found = read_label_file(file, {}, f"{named}: {file.uri}").annotations
             names = {each.id: each.name for each in found.categories if each.id is not None}
             return names, file.uri
@@ -74,7 +75,7 @@ def name_categories(
     flag = ",".join(f"NAME={number}" for number in numbers)
     if not names and not classes:
         raise InputError(
-            f"{named}: its classes have numbers ({', '.join(map(str, numbers))}), and there is no "
+            f"{named}: its classes are numbers ({', '.join(map(str, numbers))}), and there is no "
             f"data.yaml or classes.txt with their names; give --classes {flag}"
         )
     if not names:
@@ -82,7 +83,8 @@ def name_categories(
         by_order = {place: spec.name for place, spec in enumerate(classes)}
         ways = [by_id] if all(spec.is_numbered for spec in classes) else [by_id, by_order]
         fitting = [each for each in ways if set(numbers) <= set(each)]
-        if len(fitting) == 2 and any(by_id[n] != by_order[n] for n in numbers):
+        differ = any(by_id.get(number) != by_order.get(number) for number in numbers)
+        if len(fitting) == 2 and differ:
             raise InputError(
                 f"{named}: class {numbers[0]} may be {by_id[numbers[0]]} (numbered from 1) or "
                 f"{by_order[numbers[0]]} (numbered from 0); number them: --classes {flag}"
@@ -90,12 +92,14 @@ def name_categories(
         names = fitting[0] if fitting else by_id
     missing = [number for number in numbers if number not in names]
     if missing:
-        there = ", ".join(f"{name}={number}" for number, name in names.items())
-        raise InputError(f"{named}: class {missing[0]} has no name among {there}")
-    renamed = tuple(
-        Category(names[each.id], each.id) for each in annotations.categories if each.id is not None
-    )
-    return replace(annotations, categories=renamed)
+        known = [f"{name}={number}" for number, name in names.items()]
+        there = ", ".join(known)
+        raise InputError(f"{named}: class {missing[0]} has no name; the named classes are {there}")
+    renamed = []
+    for each in annotations.categories:
+        if each.id is not None:
+            renamed.append(Category(names[each.id], each.id))
+    return replace(annotations, categories=tuple(renamed))
 
 
 def choose_classes(
@@ -120,7 +124,7 @@ def choose_classes(
     for name in wanted:
         if name not in names:
             there = ", ".join(dict.fromkeys(names))
-            raise InputError(f"{named}: no category {name}; there are {there}")
+            raise InputError(f"{named}: it has no category {name}; there are {there}")
     classes = classes or _list_classes(annotations, area)
     if not classes:
         raise InputError(f"{named}: it has no category of objects")
@@ -137,7 +141,8 @@ def _list_classes(annotations: Annotations, area: str | None) -> tuple[ClassSpec
     any category has no id, classes are numbered from 1.
     """
     chosen = [each for each in annotations.categories if each.name != area]
-    ids = {each.name: each.id for each in sorted(chosen, key=lambda each: each.id or 0)}
+    chosen.sort(key=lambda each: each.id or 0)
+    ids = {each.name: each.id for each in chosen}
     if any(number is None for number in ids.values()):
         ids = {name: number for number, name in enumerate(ids, 1)}
     return tuple(ClassSpec(number or 0, name) for name, number in ids.items())

@@ -61,7 +61,7 @@ def read_label_file(file: Storage, arguments: dict[str, Any], named: str) -> Lab
     try:
         entry = file.entry()
     except OSError:
-        raise InputError(f"{named}: no such file, or no permission to read it") from None
+        raise InputError(f"{named}: there is no such file, or no permission to read it") from None
     decoder = _make_decoder()
     try:
         return _parse(decoder, file, entry, arguments)
@@ -197,4 +197,4 @@ def _parse(
     except OSError as error:
         raise ImageError("unreadable", f"the file cannot be read: {error}") from None
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise ImageError("unreadable", "its parser replied with no annotations") from error
+        raise ImageError("unreadable", "the reply of its parser is not annotations") from error

@@ -64,25 +64,22 @@ class LabelledWindow(LabelledImage):
         decoder = process_decoder()
         size = decoder.open(file, lossy_samples=access.options.lossy_samples)
         if size != self.size:
-            raise ImageError("changed", f"the image has {size[1]}×{size[0]} px now")
+            raise ImageError("changed", f"the image now has {size[1]}×{size[0]} px")
         chosen = self.choose_channels(decoder.window(self.window), access)
-        valid = chosen.image.valid
-        masks = self._read_masks(access)
-        return LabelledArrays(chosen.image.samples, masks, valid=valid, **chosen.describe())
-
-    def _read_masks(self, access: LabelAccess) -> list[NDArray[Any]]:
         drawing = access.drawing
         if self.row is None or drawing is None:
-            return [self._read_mask(access, source) for source in self.masks]
-        stated = drawing.stated_size(self.row) or self.size
-        size = choose_size(
-            have=stated,
-            shown=self.size,
-            orientation=1,
-            rescale=access.options.rescale,
-            what="its label file",
-        )
-        return drawing.draw(self.row, size, self.window)
+            masks = [self._read_mask(access, source) for source in self.masks]
+        else:
+            mask_size = choose_size(
+                have=drawing.stated_size(self.row) or self.size,
+                shown=self.size,
+                orientation=1,
+                rescale=access.options.rescale,
+                what="its label file",
+            )
+            masks = drawing.draw(self.row, mask_size, self.window)
+        valid = chosen.image.valid
+        return LabelledArrays(chosen.image.samples, masks, valid=valid, **chosen.describe())
 
     def _read_mask(self, access: LabelAccess, source: ImageSource) -> NDArray[Any]:
         if access.table is None and path_suffix(source.file_uri) in TIFF_SUFFIXES:

@@ -53,7 +53,8 @@ def draw_thumbnail(
     if valid_hw is not None:
         valid = valid_hw[::step_down, ::step_across]
         if not valid.all():
-            grey = np.where(valid, grey, grey[valid].mean() if valid.any() else 0)
+            filling = grey[valid].mean() if valid.any() else 0
+            grey = np.where(valid, grey, filling)
     tops = np.arange(_SIDE) * grey.shape[0] // _SIDE
     lefts = np.arange(_SIDE) * grey.shape[1] // _SIDE
     heights = np.diff(tops, append=grey.shape[0])
@@ -63,8 +64,8 @@ def draw_thumbnail(
     low, high = means.min(), means.max()
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
         return None
-    levels = np.round((means - low) * (255 / (high - low))).astype(np.uint8)
-    return levels.tobytes()
+    levels = np.round((means - low) * (255 / (high - low)))
+    return levels.astype(np.uint8).tobytes()
 
 
 def find_near_duplicates(
@@ -94,11 +95,11 @@ def find_near_duplicates(
             is_better = found > best[rows]
             best_of[rows][is_better] = start + indices[correlations.argmax(1)[is_better]]
             best[rows] = np.maximum(best[rows], found)
-    return [
-        (int(image), int(other))
-        for image, other, correlation in zip(images, best_of, best, strict=True)
-        if correlation >= _ALIKE
-    ]
+    pairs = []
+    for image, other, correlation in zip(images, best_of, best, strict=True):
+        if correlation >= _ALIKE:
+            pairs.append((int(image), int(other)))
+    return pairs
 
 
 def _compute_gradients(
@@ -107,7 +108,8 @@ def _compute_gradients(
     """Return the indices of images with a thumbnail, and their gradients as unit vectors."""
     indices = [index for index, thumbnail in enumerate(thumbnails) if thumbnail is not None]
     drawn = b"".join(thumbnail for thumbnail in thumbnails if thumbnail is not None)
-    levels = np.frombuffer(drawn, np.uint8).reshape(-1, _SIDE, _SIDE).astype(np.float32)
+    bytes_of_images = np.frombuffer(drawn, np.uint8).reshape(-1, _SIDE, _SIDE)
+    levels = bytes_of_images.astype(np.float32)
     num_differences = _SIDE * (_SIDE - 1)
     down = np.diff(levels, axis=1).reshape(-1, num_differences)
     across = np.diff(levels, axis=2).reshape(-1, num_differences)

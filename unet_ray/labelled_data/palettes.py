@@ -37,7 +37,8 @@ def list_colours(png: bytes, values: Collection[int]) -> list[tuple[int, int]]:
         colours.append(int.from_bytes(palette[start : start + 3], "big"))
     if len(colours) > 1 and colours[0] and not colours[1] and set(values) == {0, 1}:
         colours[:2] = colours[1::-1]  # the decoder swaps the two
-    return [(value, colours[value]) for value in sorted(values) if 0 <= value < len(colours)]
+    found = [value for value in sorted(values) if 0 <= value < len(colours)]
+    return [(value, colours[value]) for value in found]
 
 
 def _find_palette(png: bytes) -> bytes:
@@ -78,6 +79,6 @@ def check_same_colours(files: Iterable[tuple[str, Colours]], compared: Collectio
             if before != colour:
                 raise InputError(
                     f"the palettes of the masks differ: {value} is #{before:06x} in {where}, "
-                    f"#{colour:06x} in {uri}, so that indices are no classes; name colours, as in "
-                    "--classes leaf=#307020,symptom=#c03030, or save ids as grey values"
+                    f"#{colour:06x} in {uri}, so indices do not identify classes; give colours, as "
+                    "in --classes leaf=#307020,symptom=#c03030, or save ids as grey values"
                 )

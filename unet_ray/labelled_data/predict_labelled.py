@@ -107,7 +107,8 @@ class _CountActor:
         except ImageError as failure:  # Ray would log it with its whole stack
             error = str(failure)
             num_planes = self._work.model.network.num_classes
-            found = [np.zeros((num_planes, *image.shape[:2]), np.uint8) for image, _, _ in read]
+            shapes = [(num_planes, *image.shape[:2]) for image, _, _ in read]
+            found = [np.zeros(shape, np.uint8) for shape in shapes]
         counts = [
             self._count(clear_missing(prob_u8, labelled.valid), labelled)
             for prob_u8, labelled in zip(found, read, strict=True)

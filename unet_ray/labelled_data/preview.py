@@ -84,7 +84,8 @@ def choose_examples(statistics: DatasetStatistics, labelling: Labelling) -> list
     sizes = {i: statistics.facts[i].height * statistics.facts[i].width for i in usable}
     largest = max(usable, key=sizes.__getitem__)
     smallest = min(usable, key=sizes.__getitem__)
-    spread = [usable[place] for place in np.linspace(0, len(usable) - 1, _MOST).astype(int)]
+    places = np.linspace(0, len(usable) - 1, _MOST).astype(int)
+    spread = [usable[place] for place in places]
     chosen = dict.fromkeys([*most, *fewest, largest, smallest, *spread])
     return sorted([*chosen][:_MOST])
 
@@ -112,7 +113,10 @@ Counts = Sequence[Sequence[tuple[int, int]]]
 
 def _count(counts: Counts, labelling: Labelling, index: int) -> int:
     """Sum the counts of the mask values that belong to a class."""
-    masks = [np.array([value for value, _ in pairs], np.int64) for pairs in counts]
+    masks = []
+    for pairs in counts:
+        values = [value for value, _ in pairs]
+        masks.append(np.array(values, np.int64))
     of_class = counts[index if labelling.kind == "folders" else 0]
     numbers = np.array([number for _, number in of_class], np.int64)
     return int(numbers[labelling.class_mask(masks, index)].sum())
@@ -124,7 +128,9 @@ def _count_objects(usable: Sequence[ImageFacts], labelling: Labelling, index: in
     for facts in usable:
         counts: Counts | None = facts.objects
         if labelling.kind == "instances":  # each value is an object
-            counts = [[(value, 1) for value, _ in pairs] for pairs in facts.values]
+            counts = []
+            for pairs in facts.values:
+                counts.append([(value, 1) for value, _ in pairs])
         if counts is None:
             return None
         total += _count(counts, labelling, index)

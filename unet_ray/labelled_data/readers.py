@@ -90,9 +90,8 @@ class StoreReader:
 
     def read_row(self, table: pa.Table, row: int) -> LabelledPixels:
         """Return the image and the masks of a row of a block."""
-        num_masks = sum(
-            name.startswith("mask") and name.endswith("_shape") for name in table.column_names
-        )
+        names_of_shapes = [name for name in table.column_names if name.endswith("_shape")]
+        num_masks = sum(name.startswith("mask") for name in names_of_shapes)
         masks = [_get_array(table, f"mask{index}", row) for index in range(num_masks)]
         orientation = table.column("orientation")[row].as_py()
         names = tuple(table.column("channels")[row].as_py())

@@ -53,8 +53,8 @@ def _note_few_bits(ranges: Sequence[SampleRange]) -> list[str]:
     if highest > _TWELVE_BITS or any(each.dtype != "uint16" for each in ranges):
         return []
     return [
-        f"the images have 16 bits, but no sample is above {highest:,.0f}, as of a camera of 12 "
-        f"bits or fewer: images to be segmented should have the same scale; {_REMEDY}"
+        f"the images have 16 bits, but no sample is above {highest:,.0f}, as if from a camera of "
+        f"12 bits or fewer: images to be segmented should have the same scale; {_REMEDY}"
     ]
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from unet_ray.cluster.ray_data import TASK_CPUS, ordinals
 from unet_ray.errors import CredentialsError, ImageError, InputError
-from unet_ray.flags import MaskFrame
 from unet_ray.imaging.channels import ChannelSelection, InputChannels
 from unet_ray.imaging.codecs.decoded_image import COLOURS
 from unet_ray.imaging.codecs.pixel_size import SizeUm
@@ -78,10 +77,11 @@ class DatasetStatistics:
         """Values that all masks hold."""
         masks = [(values, facts.mask_uri) for facts in self._read for values in facts.values]
         count = max((len(facts.values) for facts in self._read), default=0)
-        of_classes = (
-            tuple(add_up(masks[index::count]) for index in range(count)) if count > 1 else ()
-        )
-        return replace(add_up(masks), of_classes=of_classes)
+        of_classes = list[MaskValues]()
+        if count > 1:  # the masks of each image are those of the classes in turn
+            for index in range(count):
+                of_classes.append(add_up(masks[index::count]))
+        return replace(add_up(masks), of_classes=tuple(of_classes))
 
     def check_readable(self, max_error_rate: float) -> list[str]:
         """Return a line about the images that cannot be used, if there are any.
@@ -103,10 +103,10 @@ class DatasetStatistics:
                 f"{found}, more than --max-error-rate {max_error_rate} allows; the first is "
                 f"{broken[0]}; repair or remove them, or give a higher rate"
             )
-        return [
-            f"{found} and are skipped: {'; '.join(broken[:_NAMED])}"
-            f"{'; …' if len(broken) > _NAMED else ''}"
-        ]
+        named = broken[:_NAMED]
+        if len(broken) > _NAMED:
+            named.append("…")
+        return [f"{found} and are skipped: {'; '.join(named)}"]
 
     def check_types(self) -> list[str]:
         """Return a line about grey images among images with more channels, if there are any.
@@ -115,7 +115,7 @@ class DatasetStatistics:
             InputError: The images have several sample types, or several numbers of channels
                 other than 1.
         """
-        dtypes = _group_uris((f.dtype, f.uri) for f in self._read)
+        dtypes = _group_uris((facts.dtype, facts.uri) for facts in self._read)
         if len(dtypes) > 1:
             raise InputError(
                 f"the images have samples of several types: {_format_groups(dtypes)}; "
@@ -124,7 +124,9 @@ class DatasetStatistics:
         kinds = {facts.used.kind: facts.used for facts in self._read}
         if len(kinds) < 2:
             return []
-        named = ((str(kinds[facts.used.kind]), facts.uri) for facts in self._read)
+        named = []
+        for facts in self._read:
+            named.append((str(kinds[facts.used.kind]), facts.uri))
         channels = _format_groups(_group_uris(named))
         if not all(each.is_grey or each.is_colour for each in kinds.values()):
             raise InputError(
@@ -149,15 +151,16 @@ class DatasetStatistics:
         if are_all and used.count != len(COLOURS):
             return InputChannels(used.count)
         counts = {facts.file_channels for facts in chosen}
-        return InputChannels(
-            used.count, indices=places, image_channels=counts.pop() if len(counts) == 1 else None
-        )
+        image_channels = counts.pop() if len(counts) == 1 else None
+        return InputChannels(used.count, indices=places, image_channels=image_channels)
 
     def note_sample_ranges(self) -> list[str]:
         """Return a line for each finding in the sample ranges that the user should know."""
-        return note_sample_ranges(
-            [SampleRange(f.uri, f.dtype, min(f.low), max(f.high)) for f in self._read]
-        )
+        ranges = []
+        for facts in self._read:
+            low, high = min(facts.low), max(facts.high)
+            ranges.append(SampleRange(facts.uri, facts.dtype, low, high))
+        return note_sample_ranges(ranges)
 
     def exclude_extremes(self, constants: Preprocessing) -> DatasetStatistics:
         """Return the statistics with an error for each image whose samples overflow a network.
@@ -165,7 +168,16 @@ class DatasetStatistics:
         Args:
             constants: Preprocessing of the network; images have its sample type and channels.
         """
-        return replace(self, facts=tuple(_check_range(facts, constants) for facts in self.facts))
+        checked = list[ImageFacts]()
+        for facts in self.facts:
+            error = facts.error
+            try:
+                if facts.is_usable:
+                    constants.check_range(facts.low, facts.high)
+            except ImageError as failure:
+                error = str(failure)
+            checked.append(replace(facts, error=error))
+        return replace(self, facts=tuple(checked))
 
     def check_fits(self, constants: Preprocessing, where: str) -> None:
         """Raise InputError if images do not have the sample type and channels of a model.
@@ -193,15 +205,17 @@ class DatasetStatistics:
         channels = max(facts.channels for facts in chosen)
         low = np.array([np.broadcast_to(facts.low, channels) for facts in chosen])
         high = np.array([np.broadcast_to(facts.high, channels) for facts in chosen])
-        samples = np.concatenate(
-            [_broadcast_channels(facts.samples.astype(np.float64), channels) for facts in chosen]
-        )
+        samples_of_images = []
+        for facts in chosen:
+            own = facts.samples.astype(np.float64)
+            samples_of_images.append(np.broadcast_to(own, (len(own), channels)))
+        samples = np.concatenate(samples_of_images)
         found = ChannelStatistics(
-            samples.mean(0),
-            samples.std(0),
-            low.min(0),
-            high.max(0),
-            ChannelStatistics.percentiles_of(samples),
+            mean=samples.mean(0),
+            deviation=samples.std(0),
+            low=low.min(0),
+            high=high.max(0),
+            percentiles=ChannelStatistics.percentiles_of(samples),
         )
         return Preprocessing.of(kind, chosen[0].dtype, found)
 
@@ -270,7 +284,8 @@ def compute_statistics(
     count = len(labelled.items)
     files = FileReader(labelled.access, labelled.items)
     keep = decode_once and fits_in_store(files, more_per_px)
-    shared, sampled = ray.put(files), int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
+    shared = ray.put(files)
+    sampled = int(np.clip(_SAMPLED_PIXELS // count, 16, 4096))
 
     schema = pa.schema([("id", pa.int64()), ("facts", pa.large_binary())])
     if keep:
@@ -293,7 +308,12 @@ def compute_statistics(
     )
     if keep:
         rows = rows.materialize()
-    facts = _unpickle_facts(rows.select_columns(["id", "facts"]).take_all())
+    facts: dict[int, ImageFacts] = {}
+    for row in rows.select_columns(["id", "facts"]).take_all():
+        described = pickle.loads(row["facts"])  # noqa: S301 (our own tasks pickled it)
+        if isinstance(described, CredentialsError):
+            raise described
+        facts[row["id"]] = described
     reader = store_reader(rows, count) if keep else files
     return settle_statistics(labelled, [facts[index] for index in range(count)], reader, keep)
 
@@ -348,25 +368,41 @@ def settle_statistics(
         InputError: Images are turned by EXIF, but it is unclear whether their masks are.
     """
     options, masks = labelled.access.options, f"--masks {labelled.access.masks.uri}"
-    frame, notes = settle_frame([(each.fit, each.uri) for each in found], options.frame, masks)
-    notes += _note_overlap(found)
-    if contrast := look_misplaced([each.edge_contrast for each in found]):
+    fits = [(each.fit, each.uri) for each in found]
+    frame, notes = settle_frame(fits, options.frame, masks)
+    overlaps = [each.overlap for each in found if each.overlap]
+    if overlaps:  # tools show the object on top, but label files do not say which one is meant
+        notes.append(
+            f"{sum(overlaps)} pixels in {len(overlaps)} images belong to several classes: an "
+            "object drawn over one of another class counts as both, since each class has its own "
+            "mask"
+        )
+    contrast = look_misplaced([each.edge_contrast for each in found])
+    if contrast:
         notes.append(
             f"the labels look misplaced: along their outlines the images have {contrast:.2f} times "
-            "the gradient beside them, as of labels that are turned, shifted, drawn too large or "
-            "of other images; "
-            "look at labels.png (--dry-run writes it without a training)"
+            "the gradient beside them, as if the labels were turned, shifted, drawn too large or "
+            "made for other images; look at labels.png (--dry-run writes it without training)"
         )
     found, order = _align_channels(found)
     if order:
         reader = reader.with_channels(order)
+    facts = list[ImageFacts]()
+    for each in found:
+        error = each.error
+        try:
+            if each.fit is not None:
+                check_fit(each.fit, frame)
+        except ImageError as failure:
+            error = str(failure)
+        facts.append(replace(each, error=error))
     return DatasetStatistics(
-        tuple(_check_fit(each, frame) for each in found),
-        replace(reader, frame=frame),
-        decoded_once,
-        labelled.orphans,
-        tuple(notes),
-        labelled.labelling,
+        facts=tuple(facts),
+        reader=replace(reader, frame=frame),
+        decoded_once=decoded_once,
+        orphans=labelled.orphans,
+        notes=tuple(notes),
+        drawn=labelled.labelling,
     )
 
 
@@ -382,23 +418,10 @@ def _align_channels(found: Sequence[ImageFacts]) -> tuple[list[ImageFacts], Inpu
     if len({each.kind for each in used}) != 1 or len(orders) == 1:
         return [*found], None
     order = InputChannels(used[0].count, names=used[0].names)
-    return [
-        facts.take(order.locate(facts.used)) if facts.is_usable else facts for facts in found
-    ], order
-
-
-def _note_overlap(found: Sequence[ImageFacts]) -> list[str]:
-    """Return a line about pixels of several classes in label files, if there are any.
-
-    Tools show the object on top, but label files do not say which of the two is meant.
-    """
-    pixels = [each.overlap for each in found if each.overlap]
-    if not pixels:
-        return []
-    return [
-        f"{sum(pixels)} pixels in {len(pixels)} images are of several classes: an object that is "
-        "drawn on one of another class is both, since each class has a mask of its own"
-    ]
+    aligned = []
+    for facts in found:
+        aligned.append(facts.take(order.locate(facts.used)) if facts.is_usable else facts)
+    return aligned, order
 
 
 def _read_files(files: FileReader, index: int) -> Encoded | ImageError | CredentialsError:
@@ -427,46 +450,6 @@ def _build_row(
     return row | (decoded_row(decoded) if keep and decoded else {})
 
 
-def _unpickle_facts(rows: Iterable[dict[str, Any]]) -> dict[int, ImageFacts]:
-    """Return the statistics of each image by its index in the set.
-
-    Raises:
-        CredentialsError: A task met this error.
-    """
-    facts: dict[int, ImageFacts] = {}
-    for row in rows:
-        found = pickle.loads(row["facts"])  # noqa: S301 (our own tasks pickled it)
-        if isinstance(found, CredentialsError):
-            raise found
-        facts[row["id"]] = found
-    return facts
-
-
-def _check_fit(facts: ImageFacts, frame: MaskFrame) -> ImageFacts:
-    """Return statistics with an error if the masks do not fit in the frame of the set."""
-    if facts.fit is None:
-        return facts
-    try:
-        check_fit(facts.fit, frame)
-    except ImageError as error:
-        return replace(facts, error=str(error))
-    return facts
-
-
-def _check_range(facts: ImageFacts, constants: Preprocessing) -> ImageFacts:
-    if not facts.is_usable:
-        return facts
-    try:
-        constants.check_range(facts.low, facts.high)
-    except ImageError as error:
-        return replace(facts, error=str(error))
-    return facts
-
-
-def _broadcast_channels(samples: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
-    return np.broadcast_to(samples, (len(samples), channels))
-
-
 def _group_uris(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Group URIs by their key, with the most frequent key first."""
     groups: dict[str, list[str]] = {}
@@ -476,6 +459,7 @@ def _group_uris(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _format_groups(groups: dict[str, list[str]]) -> str:
-    return ", ".join(
-        f"{len(uris)} of {key} (for instance {uris[0]})" for key, uris in groups.items()
-    )
+    shown = []
+    for key, uris in groups.items():
+        shown.append(f"{len(uris)} of {key} (for instance {uris[0]})")
+    return ", ".join(shown)

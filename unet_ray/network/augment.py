@@ -72,8 +72,12 @@ def augment(batch: Batch, names: frozenset[str], generator: Generator) -> Batch:
         batch = _warp(batch, names, generator)
     images = batch.images
     for name in VALUES:
-        if name in names:
-            images = _apply_to_some(images, _VALUE_SHARES[name], _OPERATIONS[name], generator)
+        if name not in names:
+            continue
+        chosen = _choose(len(images), _VALUE_SHARES[name], generator).to(images.device)
+        if len(chosen):
+            images = images.clone()
+            images[chosen] = _OPERATIONS[name](images[chosen], generator)
     return Batch(images, batch.targets, batch.weights)
 
 
@@ -94,8 +98,14 @@ def _turn_each(
 
 
 def _flip(planes: list[Tensor], draw: int) -> list[Tensor]:
-    axes = [axis for bit, axis in ((1, -1), (2, -2)) if draw & bit]
-    return [plane.flip(axes) for plane in planes] if axes else planes
+    axes = []
+    if draw & 1:
+        axes.append(-1)
+    if draw & 2:
+        axes.append(-2)
+    if not axes:
+        return planes
+    return [plane.flip(axes) for plane in planes]
 
 
 def _rotate_quarters(planes: list[Tensor], draw: int) -> list[Tensor]:
@@ -140,44 +150,24 @@ def sampling_grid(
     turns = torch.rand(num_samples, generator=generator) * 2 - 1
     magnifications = torch.rand(num_samples, generator=generator)
     angle = turns * math.pi / 4 * ("rotate" in names)
-    low, high = math.log(_SCALES[0]), math.log(_SCALES[1])
+    low = math.log(_SCALES[0])
+    high = math.log(_SCALES[1])
     zoom = torch.exp(-(low + (high - low) * magnifications) * ("scale" in names))
-    cosine, sine = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    cosine = torch.cos(angle) * zoom
+    sine = torch.sin(angle) * zoom
     zero = torch.zeros(num_samples)
     x_row = torch.stack([cosine, -sine, zero], 1)
     y_row = torch.stack([sine, cosine, zero], 1)
     matrix = torch.stack([x_row, y_row], 1)
     grid = affine_grid(matrix, [num_samples, 1, side, side], align_corners=False)
     if "elastic" in names:
-        grid = grid + _displacements(num_samples, side, generator)
+        # Displacements are Gaussian on a coarse grid and interpolated bicubically in between.
+        deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
+        drawn = torch.randn(num_samples, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator)
+        coarse = drawn * (2 * deviation_px / side)
+        fine = interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
+        grid = grid + fine.permute(0, 2, 3, 1)
     return grid
-
-
-def _displacements(num_samples: int, side: int, generator: Generator) -> Tensor:
-    """Draw a smooth random displacement field (Ronneberger et al. 2015).
-
-    Displacements are Gaussian on a coarse grid and interpolated bicubically in between.
-    """
-    deviation_px = min(_ELASTIC_PX, _STEEPEST * side / (_ELASTIC_GRID - 1))
-    drawn = torch.randn(num_samples, 2, _ELASTIC_GRID, _ELASTIC_GRID, generator=generator)
-    coarse = drawn * (2 * deviation_px / side)
-    fine = interpolate(coarse, (side, side), mode="bicubic", align_corners=True)
-    return fine.permute(0, 2, 3, 1)
-
-
-def _apply_to_some(
-    images: Tensor,
-    share: float,
-    operation: Callable[[Tensor, Generator], Tensor],
-    generator: Generator,
-) -> Tensor:
-    """Apply an operation to a random share of the images."""
-    chosen = _choose(len(images), share, generator).to(images.device)
-    if not len(chosen):
-        return images
-    images = images.clone()
-    images[chosen] = operation(images[chosen], generator)
-    return images
 
 
 def _choose(num_samples: int, share: float, generator: Generator) -> Tensor:

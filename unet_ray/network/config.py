@@ -99,8 +99,8 @@ class UNetConfig:
                 nearest = f"{above}" if below < smallest else f"{below} and {above}"
                 raise InputError(
                     f"an input of {height}×{width} px does not fit depth {self.depth}, "
-                    f"padding {self.padding}: {size} is not a size that works; "
-                    f"the nearest are {nearest}"
+                    f"padding {self.padding}: {size} does not work; "
+                    f"the nearest sizes are {nearest}"
                 )
 
 

@@ -120,20 +120,20 @@ class BatchGraphs(threading.local):
             The graph; None if the shape came too rarely, or the lane has its largest number of
             graphs.
         """
-        if key not in self._graphs and len(self._graphs) < self._most and self._recurs(key):
-            try:
-                self._graphs[key] = BatchGraph(compute, key, self._stream, self._pool)
-            except RuntimeError as error:  # usually: memory ran out
-                self._most = 0
-                warnings.warn(
-                    "no CUDA graph could be captured, kernels are launched one at a time, which is "
-                    f"slower: {one_line(error)}",
-                    stacklevel=2,
-                )
-        return self._graphs.get(key)
-
-    def _recurs(self, key: _Key) -> bool:
+        if key in self._graphs or len(self._graphs) >= self._most:
+            return self._graphs.get(key)
         if len(self._seen) == _MAX_COUNTED_SHAPES:
             self._seen.clear()
         self._seen[key] += 1
-        return self._seen[key] > _SEEN_BEFORE
+        if self._seen[key] <= _SEEN_BEFORE:
+            return None
+        try:
+            self._graphs[key] = BatchGraph(compute, key, self._stream, self._pool)
+        except RuntimeError as error:  # usually: memory ran out
+            self._most = 0
+            warnings.warn(
+                "no CUDA graph could be captured, so kernels are launched one at a time, which is "
+                f"slower: {one_line(error)}",
+                stacklevel=2,
+            )
+        return self._graphs.get(key)

@@ -16,7 +16,7 @@ _MAX_LEVELS = 64
 workers, and fails at a few hundred."""
 _MAX_SHOWN = 40
 """Longest key that messages show in full (characters)."""
-_TOO_DEEP = f"objects and lists lie in each other more than {_MAX_LEVELS} deep"
+_TOO_DEEP = f"objects and lists are nested more than {_MAX_LEVELS} levels deep"
 
 
 @dataclass(frozen=True)

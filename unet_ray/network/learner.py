@@ -156,7 +156,9 @@ class Learner:
         margin = self.unet.config.margin
         inner = slice(margin, -margin or None)
         targets = batch.targets[..., inner, inner]
-        weights = None if batch.weights is None else batch.weights[..., inner, inner].float()
+        weights = None
+        if batch.weights is not None:
+            weights = batch.weights[..., inner, inner].float()
         total, counted = cross_entropy_sum(logits, targets, self._weights, weights)
         # DDP averages gradients over workers: dividing by the mean count gives all pixels the same
         # weight.

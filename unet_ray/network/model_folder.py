@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -76,11 +77,14 @@ class Model:
     def __post_init__(self) -> None:
         check_classes(self.classes)
         if self.pixel_size_um is not None and not all(map(_is_size, self.pixel_size_um)):
-            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: sizes are more than 0")
-        rules, separates = self.postprocessing.rules, self.postprocessing.separates
+            raise InputError(f"pixel_size_um {list(self.pixel_size_um)}: each must be above 0")
+        rules = self.postprocessing.rules
+        separates = self.postprocessing.separates
         _check_count("thresholds", len(rules), len(self.classes))
-        filters = 2 * len(self.classes) if separates else len(self.classes)
-        _check_count("filters of the network", self.network.num_classes, filters)
+        num_filters = len(self.classes)
+        if separates:
+            num_filters *= 2
+        _check_count("filters of the network", self.network.num_classes, num_filters)
         # model.json holds areas and scores only for models that separate objects
         assert separates or all(rule.filter == ANY for rule in rules)
         channels = self.network.in_channels
@@ -109,8 +113,8 @@ class Model:
             return self.inputs
         if len(tokens) != self.network.in_channels:
             raise InputError(
-                f"--channels {channels}: {len(tokens)} of them, the model was trained on "
-                f"{self.inputs}; give one for each of these"
+                f"--channels {channels}: the number of channels is {len(tokens)}, but the model "
+                f"was trained on {self.inputs}; give one for each of these"
             )
         return ChosenChannels(tokens)
 
@@ -135,11 +139,29 @@ class Model:
         The keys are written out, so that renaming a field does not change the digest.
         """
         meaning: dict[str, Any] = {
-            "network": _network_as_json(self.network),
+            "network": {
+                "in_channels": self.network.in_channels,
+                "classes": self.network.num_classes,
+                "base_channels": self.network.base_channels,
+                "depth": self.network.depth,
+                "padding": self.network.padding,
+                "norm": self.network.norm,
+            },
             "classes": [{"id": spec.id, "name": spec.name} for spec in self.classes],
             "preprocessing": preprocessing_as_json(self.preprocessing),
         }
-        meaning |= _postprocessing_as_json(self.postprocessing)
+        rules = self.postprocessing.rules
+        meaning["thresholds"] = [rule.threshold for rule in rules]
+        if self.postprocessing.separates:
+            # the separation of touching objects; model folders keep the name of version 0.1
+            parting: dict[str, Any] = {
+                "thresholds": [rule.marker_threshold for rule in rules],
+                "min_areas": [rule.min_area for rule in rules],
+                "steps": self.postprocessing.steps,
+            }
+            if any(rule.min_score is not None for rule in rules):
+                parting["min_scores"] = [rule.filter.score for rule in rules]
+            meaning["parting"] = parting
         return meaning | inputs_as_json(self.inputs)
 
     @property
@@ -193,42 +215,17 @@ def _is_size(side_um: float) -> bool:
 
 def _check_count(name: str, found: int, needed: int) -> None:
     if found != needed:
-        raise InputError(f"{name}: there are {found}, there must be {needed}")
-
-
-def _network_as_json(network: UNetConfig) -> dict[str, Any]:
-    return {
-        "in_channels": network.in_channels,
-        "classes": network.num_classes,
-        "base_channels": network.base_channels,
-        "depth": network.depth,
-        "padding": network.padding,
-        "norm": network.norm,
-    }
-
-
-def _postprocessing_as_json(postprocessing: Postprocessing) -> dict[str, Any]:
-    rules = postprocessing.rules
-    found: dict[str, Any] = {"thresholds": [rule.threshold for rule in rules]}
-    if not postprocessing.separates:
-        return found
-    parting: dict[str, Any] = {
-        "thresholds": [rule.marker_threshold for rule in rules],
-        "min_areas": [rule.min_area for rule in rules],
-        "steps": postprocessing.steps,
-    }
-    if any(rule.min_score is not None for rule in rules):
-        parting["min_scores"] = [rule.filter.score for rule in rules]
-    return found | {"parting": parting}
+        raise InputError(f"{name}: {found} found, but {needed} needed")
 
 
 def state_bytes(network: UNet) -> bytes:
     """Return a network's weights as safetensors."""
     from safetensors.torch import save
 
-    return save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    )
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return save(tensors)
 
 
 def save_model(model: Model, folder: Storage) -> None:
@@ -246,7 +243,10 @@ def save_model(model: Model, folder: Storage) -> None:
         InputError: Weights that would not load again.
     """
     check_weights(model.weights, model.network)
-    weights, replaced = _name_weights(model.weights_sha256), _find_weights(folder)
+    weights = _name_weights(model.weights_sha256)
+    replaced = None
+    with suppress(OSError, InputError):  # no model, or a damaged one, is replaced
+        replaced = _WeightsFile.of(_read_description(folder)).name
     folder.write(weights, model.weights)
     described = {
         "format": _FORMAT,
@@ -260,23 +260,8 @@ def save_model(model: Model, folder: Storage) -> None:
         "versions": model.versions,
     }
     folder.write(_DESCRIPTION, json.dumps(described, indent=2, sort_keys=True).encode())
-    if replaced not in (None, weights):
-        _remove(folder, replaced)
-
-
-def _name_weights(sha256: str) -> str:
-    return f"model-{sha256[:16]}.safetensors"
-
-
-def _find_weights(folder: Storage) -> str | None:
-    """Return the file of weights that a folder's `model.json` names; None if it names none."""
-    try:
-        return _WeightsFile.of(_read_description(folder)).name
-    except (OSError, InputError):
-        return None
-
-
-def _remove(folder: Storage, replaced: str) -> None:
+    if replaced is None or replaced == weights:
+        return
     try:
         folder.delete(replaced)
     except OSError as error:
@@ -284,6 +269,10 @@ def _remove(folder: Storage, replaced: str) -> None:
             f"{folder.uri}/{replaced}: the weights of the replaced model cannot be removed "
             f"({one_line(error)}); remove them by hand"
         )
+
+
+def _name_weights(sha256: str) -> str:
+    return f"model-{sha256[:16]}.safetensors"
 
 
 def load_model(folder: Storage) -> Model:
@@ -315,7 +304,8 @@ def _read_model(folder: Storage) -> Model:
     file = _DESCRIPTION
     try:
         described = _read_description(folder)
-        model, digest = _parse(described), described.text("digest")
+        model = _parse(described)
+        digest = described.text("digest")
         stored = _WeightsFile.of(described)
         file = stored.name
         model = replace(model, weights=read_weights(folder.join(file), model.network))
@@ -324,7 +314,7 @@ def _read_model(folder: Storage) -> Model:
         check_weights(model.weights, model.network)
     except InputError as error:
         raise InputError(
-            f"{folder.uri}/{file}: {error}; bring back the model folder, or train again"
+            f"{folder.uri}/{file}: {error}; restore the model folder, or train again"
         ) from None
     return model
 
@@ -342,7 +332,7 @@ def _read_description(folder: Storage) -> JsonObject:
     described = JsonObject.parse(data)
     found = described.integer("format")
     if found not in (_FORMAT_OF_0_1, _FORMAT):
-        raise InputError(f"format {found}, this version reads {_FORMAT_OF_0_1} and {_FORMAT}")
+        raise InputError(f"format {found}, but this version reads {_FORMAT_OF_0_1} and {_FORMAT}")
     return described
 
 
@@ -364,7 +354,8 @@ class _WeightsFile:
         if described.integer("format") == _FORMAT_OF_0_1:
             return _WeightsFile("model.safetensors", None)
         weights = described.object("weights")
-        name, sha256 = weights.text("file"), weights.text("sha256")
+        name = weights.text("file")
+        sha256 = weights.text("sha256")
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise InputError(f"weights.sha256 {sha256!r} is not 64 hexadecimal digits")
         if name != _name_weights(sha256):
@@ -374,28 +365,35 @@ class _WeightsFile:
 
 def _parse(described: JsonObject) -> Model:
     """Return the model that a `model.json` describes, without its weights."""
-    training, metrics, versions = (
-        JsonObject.of(described.values.get(name, {}), name).values
-        for name in ("training", "metrics", "versions")
+    training = JsonObject.of(described.values.get("training", {}), "training")
+    metrics = JsonObject.of(described.values.get("metrics", {}), "metrics")
+    versions = JsonObject.of(described.values.get("versions", {}), "versions")
+    stored = described.object("network")
+    network = UNetConfig(
+        in_channels=stored.integer("in_channels"),
+        num_classes=stored.integer("classes"),
+        base_channels=stored.integer("base_channels"),
+        depth=stored.integer("depth"),
+        padding=stored.text("padding"),  # type: ignore[arg-type]
+        norm=stored.text("norm"),  # type: ignore[arg-type]
     )
-    network = _parse_network(described.object("network"))
     inputs = parse_inputs(described, network.in_channels)
     classes = tuple(
         ClassSpec(spec.integer("id"), spec.text("name")) for spec in described.objects("classes")
     )
     return Model(
-        network,
-        b"",
-        classes,
-        parse_preprocessing(described.object("preprocessing")),
-        _parse_postprocessing(described, len(classes)),
-        _parse_pixel_size(described),
-        training,
-        metrics,
-        versions,
-        inputs.chosen,
-        inputs.image_channels,
-        described.integer("format") == _FORMAT_OF_0_1,
+        network=network,
+        weights=b"",
+        classes=classes,
+        preprocessing=parse_preprocessing(described.object("preprocessing")),
+        postprocessing=_parse_postprocessing(described, len(classes)),
+        pixel_size_um=_parse_pixel_size(described),
+        training=training.values,
+        metrics=metrics.values,
+        versions=versions.values,
+        input_channels=inputs.chosen,
+        image_channels=inputs.image_channels,
+        is_of_0_1=described.integer("format") == _FORMAT_OF_0_1,
     )
 
 
@@ -426,24 +424,14 @@ def parse_inputs(described: JsonObject, count: int) -> InputChannels:
     return InputChannels.of(count, chosen, image_channels)
 
 
-def _parse_network(described: JsonObject) -> UNetConfig:
-    return UNetConfig(
-        in_channels=described.integer("in_channels"),
-        num_classes=described.integer("classes"),
-        base_channels=described.integer("base_channels"),
-        depth=described.integer("depth"),
-        padding=described.text("padding"),  # type: ignore[arg-type]
-        norm=described.text("norm"),  # type: ignore[arg-type]
-    )
-
-
 def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postprocessing:
     thresholds = described.numbers("thresholds")
     _check_count("thresholds", len(thresholds), num_classes)
     if described.values.get("parting") is None:
         return Postprocessing(tuple(ObjectRule(float(each)) for each in thresholds))
     parting = described.object("parting")
-    markers, areas = parting.numbers("thresholds"), parting.integers("min_areas")
+    markers = parting.numbers("thresholds")
+    areas = parting.integers("min_areas")
     _check_count("thresholds of markers", len(markers), num_classes)
     _check_count("min_areas", len(areas), num_classes)
     # models before 2026-11-26, and those that were not tuned, have no scores
@@ -451,11 +439,10 @@ def _parse_postprocessing(described: JsonObject, num_classes: int) -> Postproces
     if stored:
         _check_count("min_scores", len(stored), num_classes)
     scores: tuple[float | None, ...] = tuple(map(float, stored)) or (None,) * num_classes
-    rules = tuple(
-        ObjectRule(float(threshold), float(marker), area, score)
-        for threshold, marker, area, score in zip(thresholds, markers, areas, scores, strict=True)
-    )
-    return Postprocessing(rules, parting.integer("steps"))
+    rules = []
+    for threshold, marker, area, score in zip(thresholds, markers, areas, scores, strict=True):
+        rules.append(ObjectRule(float(threshold), float(marker), area, score))
+    return Postprocessing(tuple(rules), parting.integer("steps"))
 
 
 def _parse_pixel_size(described: JsonObject) -> tuple[float, float] | None:
@@ -485,7 +472,7 @@ def parse_preprocessing(described: JsonObject) -> Preprocessing:
     has_limits = described.get("limits") is not None
     limits = described.numbers("limits") if has_limits else (-1.0, 1.0)
     if len(limits) != 2:
-        raise InputError(f"limits of the preprocessing: there are {len(limits)}, there must be 2")
+        raise InputError(f"limits of the preprocessing: {len(limits)} found, but 2 needed")
     low, high = map(float, limits)
     return Preprocessing(
         described.text("dtype"),

@@ -156,7 +156,7 @@ class Predictor:
             fused(blank.contiguous(memory_format=torch.channels_last))
         except Exception as error:  # whatever a lack of Triton, its C compiler or cuDNN raises
             warnings.warn(
-                f"the network runs unfused, slower by a third: {one_line(error)}", stacklevel=2
+                f"the network runs unfused, a third slower: {one_line(error)}", stacklevel=2
             )
             return network
         return fused
@@ -412,8 +412,19 @@ class Predictor:
             prob_u8, sums = graph()
         else:
             on_device = batch.to(self._device, non_blocking=True)
-            prob_u8, sums = self._copy_to_host(compute(on_device, wanted))
-        _check_finite(sums[: len(reads)])
+            results = compute(on_device, wanted)
+            copies = [result.to("cpu", non_blocking=True) for result in results]
+            if self._device.type == "cuda":
+                torch.cuda.current_stream().synchronize()  # waits for both copies
+            prob_u8, sums = [copy.numpy() for copy in copies]
+        if not np.isfinite(sums[: len(reads)]).all():
+            # Samples that are too large were refused before, so the model or the machine is to
+            # blame. The error is `internal`, so that the next run tries again.
+            raise ImageError(
+                "internal",
+                "the network's output is NaN or infinite; weights or samples are too large for its "
+                "arithmetic",
+            )
         return prob_u8
 
     def _quantize(self, batch_nhwc: Tensor, wanted: Box) -> tuple[Tensor, Tensor]:
@@ -432,27 +443,6 @@ class Predictor:
         logits = self.network(inputs, wanted).float()
         sums = logits.sum(dim=(1, 2, 3))
         return logits.sigmoid_().mul_(255), sums
-
-    def _copy_to_host(self, results: Sequence[Tensor]) -> list[NDArray[Any]]:
-        """Copy results from the device, and wait for all copies once."""
-        copies = [result.to("cpu", non_blocking=True) for result in results]
-        if self._device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
-        return [copy.numpy() for copy in copies]
-
-
-def _check_finite(logit_sums: NDArray[np.float32]) -> None:
-    """Raise ImageError unless the logits of all tiles are finite.
-
-    Samples that are too large were refused before, so the model or the machine is to blame. The
-    error is `internal`, so that the next run tries again.
-    """
-    if not np.isfinite(logit_sums).all():
-        raise ImageError(
-            "internal",
-            "the network's output is NaN or infinite; weights or samples are too large for its "
-            "arithmetic",
-        )
 
 
 def _start_lane(device: torch.device, threads: int) -> None:

@@ -158,8 +158,8 @@ class Preprocessing:
         if image_hwc.dtype != np.dtype(self.dtype):
             raise ImageError(
                 "unsupported",
-                f"{image_hwc.dtype} samples, the model was trained on {self.dtype}; convert the "
-                "image",
+                f"{image_hwc.dtype} samples, but the model was trained on {self.dtype}; convert "
+                "the image",
             )
         image_hwc = match_channels(image_hwc, self.channels)
         if valid_hw is not None and not valid_hw.all():

@@ -113,8 +113,13 @@ class ResampledPredictor:
         # One more pixel is read, to find out whether regions touch no data.
         around = resampling.halo(halo + 1)
         tiles = self.predictor.cut(height, width, around, resampling.coarseness)
-        mapped = [_map_to_image(tile, resampling, halo) for tile in tiles]
-        return [tile for tile in mapped if tile.core.height > 0 and tile.core.width > 0]
+        mapped = []
+        for tile in tiles:
+            core = resampling.centred(tile.core)
+            if core.height > 0 and core.width > 0:
+                extended = core.grown(halo, resampling.rows.size, resampling.columns.size)
+                mapped.append(replace(tile, core=core, extended=extended))
+        return mapped
 
     def read_tile(self, read: ReadPixels, tile: Tile, resampling: Resampling) -> TilePixels:
         """Read the pixels that the network needs for a tile.
@@ -181,13 +186,6 @@ class _Job:
         core = self.tile.core
         prob_u8 = _resample_back(found_khw, self._valid, self.tile, self.resampling)
         self.output_khw[:, core.top : core.bottom, core.left : core.right] = prob_u8
-
-
-def _map_to_image(tile: Tile, resampling: Resampling, halo: int) -> Tile:
-    """Return a tile of the resampled image with its core, and `halo` px around it, in the image."""
-    core = resampling.centred(tile.core)
-    extended = core.grown(halo, resampling.rows.size, resampling.columns.size)
-    return replace(tile, core=core, extended=extended)
 
 
 def _read_resampled(read: ReadPixels, box: Box, resampling: Resampling) -> Pixels:

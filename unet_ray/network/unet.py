@@ -98,7 +98,12 @@ class UNet(nn.Module):
         if need:
             skip = _cut(skip, need.computed)
             raised = _cut(raised, need.computed, need.below.scaled(2))
-        return self._join(_cut_centre(skip, raised), raised, up)
+        # Without padding, the skip connection is larger: its centre is joined.
+        height, width = raised.shape[-2:]
+        top = (skip.shape[-2] - height) // 2
+        left = (skip.shape[-1] - width) // 2
+        centre = skip[..., top : top + height, left : left + width]
+        return self._join(centre, raised, up)
 
     def _pool(self, features: Tensor) -> Tensor:
         return nn.functional.max_pool2d(features, 2)
@@ -120,13 +125,6 @@ def _double_conv(inputs: int, outputs: int, config: UNetConfig) -> nn.Sequential
             layers.append(nn.BatchNorm2d(outputs))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
-
-
-def _cut_centre(skip: Tensor, raised: Tensor) -> Tensor:
-    """Cut the centre out of a skip connection, as large as the up-convolution's output."""
-    top = (skip.shape[-2] - raised.shape[-2]) // 2
-    left = (skip.shape[-1] - raised.shape[-1]) // 2
-    return skip[..., top : top + raised.shape[-2], left : left + raised.shape[-1]]
 
 
 def _cut(planes: Tensor, box: Box, place: Box | None = None) -> Tensor:

@@ -89,27 +89,26 @@ def parse_header(start: bytes) -> Header:
     if num_bytes > MAX_HEADER_BYTES:
         raise InputError(
             f"not a safetensors file: its header would have {num_bytes} bytes, "
-            f"the most are {MAX_HEADER_BYTES}"
+            f"but the limit is {MAX_HEADER_BYTES}"
         )
     if len(start) < max(num_bytes, _LENGTH_BYTES + 1):
-        raise InputError(f"cut short: {len(start)} bytes are less than its header")
+        raise InputError(f"cut short: {len(start)} bytes, fewer than its header has")
     try:
         header = JsonObject.parse(start[_LENGTH_BYTES:num_bytes])
         metadata = JsonObject.of(header.values.pop("__metadata__", {}), "__metadata__")
         for name in metadata.values:
             metadata.text(name)
-        tensors = {name: _parse_tensor(header.object(name)) for name in header.values}
+        tensors = {}
+        for name in header.values:
+            described = header.object(name)
+            offsets = described.integers("data_offsets")
+            if len(offsets) != 2:
+                raise InputError(f"{described.path} has {len(offsets)} data_offsets instead of 2")
+            kind = TensorType(described.text("dtype"), described.integers("shape"))
+            tensors[name] = StoredTensor(kind, *offsets)
     except InputError as error:
         raise InputError(f"damaged header: {error}") from None
     return Header(tensors, num_bytes)
-
-
-def _parse_tensor(described: JsonObject) -> StoredTensor:
-    offsets = described.integers("data_offsets")
-    if len(offsets) != 2:
-        raise InputError(f"{described.path} has {len(offsets)} data_offsets, there must be 2")
-    kind = TensorType(described.text("dtype"), described.integers("shape"))
-    return StoredTensor(kind, *offsets)
 
 
 def read_weights(file: Storage, network: UNetConfig) -> bytes:
@@ -165,7 +164,8 @@ def check_weights(weights: bytes, network: UNetConfig) -> None:
         dtype = _NUMBERS[tensor.type.dtype]
         start = header.num_bytes + tensor.start
         values = np.frombuffer(weights, dtype, count=prod(tensor.type.shape), offset=start)
-        low, high = float(values.min()), float(values.max())  # NaN if any value is
+        low = float(values.min())  # NaN if any value is
+        high = float(values.max())
         for value in (low, high):
             if not isfinite(value):
                 raise InputError(f"tensor {name} holds {value}; weights must be finite")
@@ -188,21 +188,25 @@ def _check_fits(start: bytes, file_bytes: int, network: UNetConfig) -> Header:
     expected = _plan_tensors(network)
     found = {name: tensor.type for name, tensor in header.tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
-        if found.get(name) != expected.get(name):
+        here = found.get(name, "missing")
+        in_network = expected.get(name, "missing")
+        if here != in_network:
             raise InputError(
-                f"the weights do not fit the network: tensor {name[:100]!r} is "
-                f"{found.get(name, 'missing')} here, {expected.get(name, 'missing')} in the network"
+                f"the weights do not fit the network: tensor {name[:100]!r} is {here} here "
+                f"but {in_network} in the network"
             )
     end = 0
     for tensor in sorted(header.tensors.values(), key=lambda tensor: tensor.start):
         if (tensor.start, tensor.end) != (end, end + tensor.type.num_bytes):
             raise InputError(
                 f"damaged header: a tensor lies at bytes {tensor.start} to {tensor.end}, "
-                f"it must lie at {end} to {end + tensor.type.num_bytes}"
+                f"but must lie at {end} to {end + tensor.type.num_bytes}"
             )
         end = tensor.end
     if file_bytes != header.file_bytes:
-        raise InputError(f"{file_bytes} bytes, the network has weights of {header.file_bytes}")
+        raise InputError(
+            f"{file_bytes} bytes, but the weights of the network take {header.file_bytes}"
+        )
     return header
 
 

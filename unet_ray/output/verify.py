@@ -20,7 +20,7 @@ from unet_ray.errors import InputError, one_line
 from unet_ray.imaging.codecs.decode import IMAGE_SUFFIXES
 from unet_ray.output.config import VerifyConfig
 from unet_ray.output.shard_checks import Problem, RegionRules, check_shard
-from unet_ray.segmentation.plan import count_archived, find_open_images
+from unet_ray.segmentation.open_images import count_archived, find_open_images
 from unet_ray.segmentation.result import describe_archived
 from unet_ray.storage.listing import FileScan, Selection, describe_links, scan_files
 from unet_ray.storage.roots import Roots

@@ -43,6 +43,6 @@ def measure(probabilities: pa.Table, stage: Measure, guard: Guard) -> Iterator[p
     Yields:
         Tables of ROWS.
     """
-    for rows in guard.run("measure", stage.tables, probabilities, guard.make_deadline()):
+    for rows in guard.run("measure", stage, probabilities, guard.make_deadline()):
         guard.post(summarize_work(rows))
         yield rows

@@ -1,13 +1,11 @@
-"""Digest of the settings that can change a row, and the postprocessing that the settings choose."""
+"""Digest of the settings that can change a row."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 
 from unet_ray.flags import fold_channel, parse_channels
-from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, UNetConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
@@ -24,7 +22,9 @@ def config_digest(config: SegmentConfig, model: Model) -> str:
     context = effective_context(
         model.network, PredictorConfig(tile=config.tile, context=config.context)
     )
-    postprocessing = choose_postprocessing(config, model)
+    postprocessing = model.postprocessing.override(
+        config.threshold, config.min_area, config.min_score
+    )
     areas = [rule.min_area for rule in postprocessing.rules]
     scores = [rule.filter.score for rule in postprocessing.rules]
     meaning = {
@@ -54,11 +54,3 @@ def is_exact(config: SegmentConfig, network: UNetConfig) -> bool:
     return config.precision == "float32" and (
         network.padding == "valid" or context >= network.exact_context
     )
-
-
-def choose_postprocessing(config: SegmentConfig, model: Model) -> Postprocessing:
-    """Return the postprocessing of a run: the model's, with the values that flags set."""
-    flags = {name: getattr(config, name) for name in ("threshold", "min_area", "min_score")}
-    given = {name: value for name, value in flags.items() if value is not None}
-    rules = tuple(replace(rule, **given) for rule in model.postprocessing.rules)
-    return replace(model.postprocessing, rules=rules)

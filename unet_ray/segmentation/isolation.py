@@ -72,7 +72,7 @@ class _Worker:
         self._tables = self._expand(self._tables, self._predict_stage)
 
     def measure(self) -> None:
-        self._tables = self._expand(self._tables, self._stages.measure.tables)
+        self._tables = self._expand(self._tables, self._stages.measure)
 
     def write(self, number: int) -> ShardSums:
         """Write the measured images as one shard."""
@@ -262,7 +262,7 @@ class Isolation:
             )
             (record,) = read_records(group.plan)
             record = record.fail(ImageError("kills_worker", text), _STEPS[work.step])
-            rows = self.stages.measure(probability_table([(record, None)]))
+            (rows,) = self.stages.measure(probability_table([(record, None)]))
             _logger.warning(f"{group.uris[0]}: kills_worker: {text}")
             self.add(self.shards.write(group.number, rows))
             self.post(summarize_work(rows))

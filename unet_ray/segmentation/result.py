@@ -163,5 +163,5 @@ def describe_other_sizes(
     ]
     left = sum(list(sizes.values())[_NAMED:])
     others = [f"{left:,} at other sizes"] if left else []
-    learnt = format_pixel_size((model_size_um[0], model_size_um[1]))
-    return f"{', '.join([*named, *others])}, the model learnt {learnt}"
+    trained = format_pixel_size((model_size_um[0], model_size_um[1]))
+    return f"{', '.join([*named, *others])}, the model was trained at {trained}"

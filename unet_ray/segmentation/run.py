@@ -6,7 +6,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+
+import pyarrow as pa
 
 from unet_ray.cluster.actor_pool import PoolPlan, plan_pool
 from unet_ray.cluster.cpu_features import cpu_has_bfloat16
@@ -16,16 +17,17 @@ from unet_ray.cluster.ray_data import calm_ray_data, limited_blocks
 from unet_ray.cluster.session import connect
 from unet_ray.errors import UnetRayError
 from unet_ray.imaging.codecs.pixel_size import differs, format_pixel_size
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.config import PredictorConfig, effective_context
 from unet_ray.network.model_folder import Model
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.monitoring import Progress, RunMetrics
 from unet_ray.segmentation.pipeline import Pipeline
 from unet_ray.segmentation.plan import Plan
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.segmentation.run_record import write_record
 from unet_ray.segmentation.shard_writer import Shards, ShardWriter
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.run_tables import RunStamp
 from unet_ray.segmentation.stages.stages import Stages
@@ -61,9 +63,37 @@ class SegmentationRun:
     plan: Plan
     result: SegmentResult
 
+    @property
+    def postprocessing(self) -> Postprocessing:
+        """The model's postprocessing, with the values that flags override."""
+        config = self.config
+        return self.model.postprocessing.override(
+            config.threshold, config.min_area, config.min_score
+        )
+
+    @property
+    def reading(self) -> ImageReading:
+        """Settings by which images are read."""
+        config = self.config
+        return ImageReading(
+            access=self.plan.access,
+            check_etags=self.plan.etags_of_store,
+            channels=self.model.select_channels(config.channels),
+            pixel_size_um=self.model.choose_pixel_size(config.pixel_size),
+            lossy_samples=config.lossy_samples,
+            keep_hash=config.etag_by == "content",
+        )
+
     def save(self) -> None:
         """Write the current record of the run."""
-        write_record(self.output, self.result, self.config, self.model, self.config_digest)
+        write_record(
+            output=self.output,
+            result=self.result,
+            config=self.config,
+            config_digest=self.config_digest,
+            model=self.model,
+            postprocessing=self.postprocessing,
+        )
 
     def execute(self, ray_address: str) -> None:
         """Segment the planned images, then check that each of them is written once."""
@@ -80,7 +110,12 @@ class SegmentationRun:
         first_number = self._take_over_unchanged(shards)
         if result.images_done < self.plan.todo:
             self._run_pipeline(shards, first_number)
-        self._check_complete()
+        missing, extra = self.plan.unwritten(self.output, result.run_id)
+        if missing or extra:
+            raise UnetRayError(
+                f"{missing} of {self.plan.todo} planned images were not written, and {extra} rows "
+                "were written twice; run again with the same flags: written images are kept"
+            )
 
     @property
     def _hang_s(self) -> float:
@@ -90,15 +125,7 @@ class SegmentationRun:
     def _take_over_unchanged(self, shards: Shards) -> int:
         """Take over rows of images that are unchanged; return the number of the next shard."""
         plan, result = self.plan, self.result
-        channels = self.model.select_channels(self.config.channels)
-        take = TakeOver(
-            plan.access,
-            plan.etags_of_store,
-            channels,
-            shards,
-            datetime.now(UTC),
-            read_s=self._hang_s,
-        )
+        take = TakeOver(self.reading, shards, at=datetime.now(UTC), read_s=self._hang_s)
         tasks, minutes = 0, self.config.stall_minutes
         for sums in take_over_unchanged(take, plan.shards_of_known(), minutes):
             tasks += 1
@@ -115,16 +142,16 @@ class SegmentationRun:
     def _run_pipeline(self, shards: Shards, first_number: int) -> None:
         """Run the pipeline for the images that remain."""
         todo = self.plan.todo - self.result.images_taken_over
-        blocks = self._blocks(1)
-        pool = plan_pool(
-            self.config.actors, self.config.device, len(blocks) + len(self.result.set_aside)
-        )
-        blocks = self._blocks(_GPU_TASKS) if pool.uses_gpu else blocks
+        blocks = self._cut_blocks(1)
+        most_actors = len(blocks) + len(self.result.set_aside)
+        pool = plan_pool(self.config.actors, self.config.device, most_actors)
+        block_bytes = _BLOCK_BYTES
+        if pool.uses_gpu:
+            blocks = self._cut_blocks(_GPU_TASKS)
+            block_bytes *= _GPU_TASKS
         _logger.info(f"run {self.result.run_id}: {todo} images, {pool}")
         _logger.info(self._describe_tiling())
-        self._warn_of_slow_precision(pool)
-        self._warn_of_pixel_size()
-        block_bytes = _BLOCK_BYTES * (_GPU_TASKS if pool.uses_gpu else 1)
+        self._warn_of_settings(pool)
         ahead = limited_blocks(
             block_bytes, None if pool.uses_gpu else _BLOCKS_AHEAD * block_bytes * pool.most
         )
@@ -176,26 +203,30 @@ class SegmentationRun:
             "per px kept"
         )
 
-    def _warn_of_slow_precision(self, pool: PoolPlan) -> None:
-        if self.config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
+    def _warn_of_settings(self, pool: PoolPlan) -> None:
+        """Warn of settings that cost speed or quality here."""
+        config = self.config
+        if config.precision == "bfloat16" and not pool.uses_gpu and not cpu_has_bfloat16():
             _logger.warning(
                 "--precision bfloat16: this CPU has no instructions for it, "
                 "float32 is 4 to 8 times as fast here"
             )
-
-    def _warn_of_pixel_size(self) -> None:
-        chosen_um = self.model.choose_pixel_size(self.config.pixel_size)
-        learnt_um = self.model.pixel_size_um
-        if chosen_um and learnt_um and differs(chosen_um, learnt_um):
+        chosen_um = self.model.choose_pixel_size(config.pixel_size)
+        trained_um = self.model.pixel_size_um
+        if chosen_um and trained_um and differs(chosen_um, trained_um):
             _logger.warning(
-                f"--pixel-size {self.config.pixel_size}: the model was trained on pixels of "
-                f"{format_pixel_size(learnt_um)}; --pixel-size model resamples to that size"
+                f"--pixel-size {config.pixel_size}: the model was trained on pixels of "
+                f"{format_pixel_size(trained_um)}; --pixel-size model resamples to that size"
             )
 
-    def _blocks(self, times: int) -> list[Any]:
+    def _cut_blocks(self, times: int) -> list[pa.Table]:
+        """Return the blocks of the chain, `times` the usual size, without images set aside."""
         apart = {uri for group in self.result.set_aside for uri in group}
         return self.plan.blocks(
-            times * _IMAGES_PER_TASK, times * _FILE_BYTES_PER_TASK, self.config.shard_images, apart
+            rows=times * _IMAGES_PER_TASK,
+            stored_bytes=times * _FILE_BYTES_PER_TASK,
+            most=self.config.shard_images,
+            without=apart,
         )
 
     def _stages(self, pool: PoolPlan, block_bytes: int) -> Stages:
@@ -209,26 +240,9 @@ class SegmentationRun:
             halo=model.postprocessing.halo,
         )
         return Stages(
-            self.plan.access,
-            model.preprocessing,
-            self.plan.etags_of_store,
-            block_bytes,
-            predictor,
-            self._measure(),
-            model.select_channels(config.channels),
-            model.choose_pixel_size(config.pixel_size),
-            config.lossy_samples,
-            config.etag_by == "content",
+            reading=self.reading,
+            preprocessing=model.preprocessing,
+            block_bytes=block_bytes,
+            predictor=predictor,
+            measure=Measure(model.classes, self.postprocessing, config.max_regions),
         )
-
-    def _measure(self) -> Measure:
-        model, postprocessing = self.model, choose_postprocessing(self.config, self.model)
-        return Measure(model.classes, postprocessing, self.config.max_regions)
-
-    def _check_complete(self) -> None:
-        missing, extra = self.plan.unwritten(self.output, self.result.run_id)
-        if missing or extra:
-            raise UnetRayError(
-                f"{missing} of {self.plan.todo} planned images were not written, and {extra} rows "
-                "were written twice; run again with the same flags: written images are kept"
-            )

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from unet_ray.cluster.node_hours import compute_cost
 from unet_ray.cluster.session import software_versions
 from unet_ray.flags import parse_prices
+from unet_ray.imaging.regions.postprocessing import Postprocessing
 from unet_ray.network.model_folder import Model, inputs_as_json
 from unet_ray.segmentation.config import SegmentConfig
-from unet_ray.segmentation.digest import choose_postprocessing
 from unet_ray.segmentation.result import SegmentResult
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.runs import write_run_record
@@ -21,10 +21,23 @@ _BUSY = 0.8
 
 
 def write_record(
-    output: Storage, result: SegmentResult, config: SegmentConfig, model: Model, config_digest: str
+    output: Storage,
+    result: SegmentResult,
+    config: SegmentConfig,
+    config_digest: str,
+    model: Model,
+    postprocessing: Postprocessing,
 ) -> None:
-    """Write the current record of a run."""
-    postprocessing = choose_postprocessing(config, model)
+    """Write the current record of a run.
+
+    Args:
+        output: Root of the tables.
+        result: Result of the run so far.
+        config: Settings of the run.
+        config_digest: Their digest.
+        model: The model.
+        postprocessing: The model's postprocessing, with the values that the settings override.
+    """
     filters = {
         spec.id: rule.filter for spec, rule in zip(model.classes, postprocessing.rules, strict=True)
     }

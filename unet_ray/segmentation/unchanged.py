@@ -28,15 +28,15 @@ from unet_ray.cluster.progress_board import ProgressBoard
 from unet_ray.cluster.ray_data import WRITE_CPUS
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.content_hash import hash_stored
-from unet_ray.imaging.channels import ChannelSelection, take_pages
+from unet_ray.imaging.channels import take_pages
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.monitoring import StallWatch
 from unet_ray.segmentation.result import ShardSums
 from unet_ray.segmentation.shard_writer import Shards
 from unet_ray.segmentation.stages.columns import PLAN, read_records
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.work_done import WorkDone
-from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import read_whole_files, shard_run_id
 
@@ -56,12 +56,8 @@ _POLL_S = 0.5
 class TakeOver:
     """Compares images with earlier rows, and copies the rows of those that are the same."""
 
-    access: Storage
-    """Storage that opens the images' URIs."""
-    check_etags: bool
-    """True if the plan's etags are the store's: a file with another etag has changed since."""
-    channels: ChannelSelection
-    """Channels that the network takes of each image."""
+    reading: ImageReading
+    """Settings by which images are read."""
     shards: Shards
     """Output, date and run of the shards."""
     at: datetime
@@ -116,9 +112,9 @@ class TakeOver:
     def _is_same(self, record: ImageRecord) -> bool:
         source = record.source
         try:
-            place = take_pages(source.place, self.channels)
-            etag = source.etag if self.check_etags or not source.etag else None
-            found = hash_stored(self.access, source.file_uri, place, etag)
+            place = take_pages(source.place, self.reading.channels)
+            etag = source.etag if self.reading.check_etags or not source.etag else None
+            found = hash_stored(self.reading.access, source.file_uri, place, etag)
         except ImageError:  # the chain reports it
             return False
         return found == record.content_hash

@@ -71,7 +71,11 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
     Raises:
         InputError: A folder cannot be listed, a file cannot be read, or no checkpoint loads.
     """
-    folders = _list_folders(run_folder, run_name)
+    folders: dict[str, dict[str, FileEntry]] = {}  # files of each checkpoint by name
+    for entry in run_folder.entries(run_name, missing_ok=True):
+        folder, _, file = entry.path.partition("/")
+        if folder.startswith("checkpoint_20") and file:
+            folders.setdefault(folder, {})[file] = entry
     listed = listed_checkpoints(run_folder, run_name)
     if listed is None and not folders:
         return []  # no training has run yet
@@ -80,7 +84,7 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
             raise _DamagedError(f"{SNAPSHOT}, the list of checkpoints, is missing or damaged")
         for name in listed:
             if name not in folders:
-                raise _DamagedError(f"{name} is not there")
+                raise _DamagedError(f"{name} is missing")
         if listed:
             _load(run_folder, run_name, listed[-1], folders[listed[-1]])
     except _DamagedError as error:
@@ -91,16 +95,6 @@ def settle_checkpoints(run_folder: Storage, run_name: str) -> list[str]:
     return []
 
 
-def _list_folders(run_folder: Storage, run_name: str) -> dict[str, dict[str, FileEntry]]:
-    """Return the files of each checkpoint by name."""
-    found: dict[str, dict[str, FileEntry]] = {}
-    for entry in run_folder.entries(run_name, missing_ok=True):
-        folder, _, name = entry.path.partition("/")
-        if folder.startswith("checkpoint_20") and name:
-            found.setdefault(folder, {})[name] = entry
-    return found
-
-
 def _rebuild_list(
     run_folder: Storage, run_name: str, folders: dict[str, dict[str, FileEntry]]
 ) -> Iterator[str]:
@@ -109,7 +103,8 @@ def _rebuild_list(
     Yields:
         Lines that tell the user what was found.
     """
-    loaded, faults = list[_Checkpoint](), dict[str, str]()
+    loaded = list[_Checkpoint]()
+    faults = dict[str, str]()
     for name, files in folders.items():
         try:
             loaded.append(_load(run_folder, run_name, name, files))
@@ -125,12 +120,12 @@ def _rebuild_list(
             first = f"{name}: {faults[name]}"
         raise InputError(
             f"{run_folder.uri}/{run_name}: none of the {len(folders)} checkpoints of this training "
-            f"loads ({first}); bring one back, or give another --storage to start anew"
+            f"loads ({first}); restore one, or give another --storage to start over"
         )
     run_folder.write(f"{run_name}/{SNAPSHOT}", _format_list(loaded))
     if loaded:
         newest = loaded[-1]
-        yield f"  going on from {newest.name}, after epoch {newest.progress.epochs}"
+        yield f"  resuming from {newest.name}, after epoch {newest.progress.epochs}"
     else:  # the first checkpoint was being stored when the training was killed
         yield "  training starts from epoch 1"
 
@@ -155,7 +150,7 @@ def _load(
             tensors.append(BEST)
         for file in tensors:
             if file not in files:
-                raise _DamagedError(f"{file} is not there")
+                raise _DamagedError(f"{file} is missing")
             if file not in digests:
                 _check_tensors(folder, files[file])
     except OSError as error:
@@ -165,7 +160,7 @@ def _load(
 
 def _read_progress(folder: Storage, files: dict[str, FileEntry]) -> Progress:
     if PROGRESS not in files:
-        raise _DamagedError(f"{PROGRESS} is not there")
+        raise _DamagedError(f"{PROGRESS} is missing")
     try:
         return Progress.of_json(read_limited(folder, PROGRESS, MAX_JSON_BYTES))
     except InputError as error:
@@ -191,11 +186,11 @@ def _check_digest(
         expected: Size and SHA-256 of the file in `files.json`.
     """
     if file not in files:
-        raise _DamagedError(f"{file} is not there")
+        raise _DamagedError(f"{file} is missing")
     try:
         expected_size, expected_sha256 = expected["bytes"], expected["sha256"]
     except (KeyError, TypeError):
-        raise _DamagedError(f"{DIGESTS} says nothing of {file}") from None
+        raise _DamagedError(f"{DIGESTS} has no entry for {file}") from None
     size = files[file].size
     if size != expected_size:
         raise _DamagedError(f"{file} has {size} of {expected_size} bytes")
@@ -204,7 +199,7 @@ def _check_digest(
     for start in range(0, size, _PIECE_BYTES):
         sha256.update(stored.read_range(start, min(_PIECE_BYTES, size - start)))
     if sha256.hexdigest() != expected_sha256:
-        raise _DamagedError(f"{file} is not what was written: its sha256 differs")
+        raise _DamagedError(f"{file} differs from what was written: its SHA-256 is another")
 
 
 def _check_tensors(folder: Storage, entry: FileEntry) -> None:

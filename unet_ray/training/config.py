@@ -97,7 +97,7 @@ class TrainConfig(LabelConfig):
     that it does not have get new filters."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network. auto: bfloat16 where GPU or CPUs have instructions for it, else
-    float32. What is chosen for CPUs stays when a training is resumed."""
+    float32. The choice for CPUs is kept when a training is resumed."""
     compile: bool = False
     """Compile the network with torch.compile."""
     loss: Loss = "bce"
@@ -136,8 +136,8 @@ class TrainConfig(LabelConfig):
     keep_checkpoints: int = 2
     """Number of newest checkpoints that are kept; each holds the best weights as well."""
     dry_run: bool = False
-    """Look at the labelled set, say what is understood, write labels.png to --output, and train
-    nothing."""
+    """Read the labelled set, report how it is understood, and write labels.png to --output, but do
+    not train."""
     seed: int = 0
     """Seed of the split, the weights, the crops and the augmentation."""
 
@@ -147,20 +147,19 @@ class TrainConfig(LabelConfig):
         check_store_options(self, "output", (self.output, self.storage))
         check_store_options(self, "model", (self.init_from,))
         if (self.val_images is None) != (self.val_masks is None):
-            raise InputError("--val-images and --val-masks go together; give both or none")
+            raise InputError("--val-images and --val-masks go together; give both or neither")
         if self.group_by is not None and (self.val_images or not self.val_fraction):
             given = "--val-images" if self.val_images else "--val-fraction 0"
             raise InputError(
-                f"--group-by {self.group_by} says how images are split, and with {given} nothing "
-                "is; leave one of them out"
+                f"--group-by {self.group_by} says how images are split, but with {given} none "
+                "are; leave out one of them"
             )
         if self.preset is not None and self.preset not in PRESETS:
-            raise InputError(f"--preset {self.preset}: there are {', '.join(PRESETS)}")
+            raise InputError(f"--preset {self.preset}: choose {' or '.join(PRESETS)}")
         describes_network = any(getattr(self, name) is not None for name in _NETWORK)
         if self.init_from and (self.preset or describes_network):
             raise InputError(
-                "--init-from brings its own network; "
-                "leave out --preset and the flags of the network"
+                "--init-from brings its own network; leave out --preset and the network flags"
             )
         parse_range(self.workers, "--workers")
         parse_classes(self.classes)

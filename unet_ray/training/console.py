@@ -78,7 +78,8 @@ def summary_lines(history: Sequence[EpochRecord], best_epoch: int, metric: str) 
             metrics = f"{_metric(dice)}  {_metric(best.iou[name])}"
             lines.append(f"  {name:{width}}  {metrics}  {best.thresholds[name]:9.2f}")
         if len(best.dice) > 1:
-            dice, iou = mean_value(best.dice), mean_value(best.iou)
+            dice = mean_value(best.dice)
+            iou = mean_value(best.iou)
             lines.append(f"  {'mean':{width}}  {_metric(dice)}  {_metric(iou)}")
     return [*lines, _cost_line(history)]
 
@@ -93,14 +94,14 @@ def _cost_line(history: Sequence[EpochRecord]) -> str:
     data_wait = waited_s / max(training_s, 1e-9)
     least = min(record.workers for record in history)
     most = max(record.workers for record in history)
-    workers = f"{most} worker{'s' if most > 1 else ''}"
+    workers = f"{most} workers" if most > 1 else "1 worker"
     if least < most:
         workers = f"{least} to {most} workers"
+    epochs = f"{len(history)} epochs" if len(history) > 1 else "1 epoch"
     memory_bytes = max(record.gpu_memory_bytes or 0 for record in history)
     memory = f", GPU memory up to {memory_bytes / GIB:.1f} GiB" if memory_bytes else ""
     return (
-        f"{len(history)} epoch{'s' if len(history) > 1 else ''} in "
-        f"{duration_text(training_s + validation_s)} "
+        f"{epochs} in {duration_text(training_s + validation_s)} "
         f"(validation {duration_text(validation_s)}), {history[-1].crops_seen:,} crops, "
         f"{crops_per_s:.1f} crops/s by {workers}, data wait {data_wait:.0%}{memory}"
     )

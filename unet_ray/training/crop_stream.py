@@ -179,7 +179,10 @@ def crop_stream(sampler: CropSampler, crops_seen: int, crops_needed: int) -> ray
         crops = list[dict[str, NDArray[Any]]]()
         for ordinal in batch["id"].tolist():
             crops += mine.crops(first + ordinal)
-        return {name: np.stack([crop[name] for crop in crops]) for name in crops[0]}
+        stacked = {}
+        for name in crops[0]:
+            stacked[name] = np.stack([crop[name] for crop in crops])
+        return stacked
 
     visits = ordinals(num_visits, num_visits // visits_per_task)
     return visits.map_batches(cut, batch_size=None, num_cpus=TASK_CPUS)

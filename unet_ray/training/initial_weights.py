@@ -47,7 +47,7 @@ def adapt_weights(initial: Model, labelling: Labelling, network: UNetConfig) -> 
     fresh.load_state_dict(weights)
     names = ", ".join(labelling.classes[place].name for place, _ in known) or "none"
     _logger.info(
-        f"starting from a model with the same classes: {names}; "
-        f"fresh filters: {len(labelling.classes) - len(known)}"
+        f"starting from a model that has these classes: {names}; "
+        f"classes with new filters: {len(labelling.classes) - len(known)}"
     )
     return state_bytes(fresh)

@@ -91,14 +91,13 @@ def _count_grid(
     classes = len(targets)
     counts = np.zeros((classes, len(_THRESHOLDS), len(_MARKER_THRESHOLDS) + 1, len(_FILTERS), 3))
     for index, target in enumerate(targets):
-        truth, counted = labelling.objects(masks, index, valid), target != IGNORED
+        truth = labelling.objects(masks, index, valid)
+        counted = target != IGNORED
         markers = [binary_mask(prob_u8_khw[classes + index], each) for each in _MARKER_THRESHOLDS]
         for place, threshold in enumerate(_THRESHOLDS):
             mask = binary_mask(prob_u8_khw[index], threshold)
-            separated = [
-                *(separate_touching(mask, marker, steps) for marker in markers),
-                unseparated(mask),
-            ]
+            separated = [separate_touching(mask, marker, steps) for marker in markers]
+            separated.append(unseparated(mask))
             counts[index, place] = [
                 matches_by_filter(truth, p.labels, counted, prob_u8_khw[index], _FILTERS)
                 for p in separated

@@ -57,9 +57,7 @@ _MAY_CHANGE = (
 """Settings that may differ when a training is resumed."""
 _PLACES = ("images", "masks", "val_images", "val_masks", "labelled_images")
 """Settings that identify the labelled files if the record does not list them."""
-_WAYS_ON = (
-    "give another --storage to train anew, there with --init-from MODEL to go on from a model"
-)
+_WAYS_ON = "give another --storage to train anew, with --init-from MODEL to start from a model"
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,10 @@ class LabelledFile:
 
     def differs(self, other: LabelledFile) -> bool:
         """Return whether the sizes differ, or the SHA-256s where both are known."""
+        if self.size != other.size:
+            return True
         is_known = self.sha256 is not None and other.sha256 is not None
-        return self.size != other.size or (is_known and self.sha256 != other.sha256)
+        return is_known and self.sha256 != other.sha256
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ class TrainingRecord:
                 old = _show_setting(name, before.get(name))
                 new = _show_setting(name, value)
                 raise InputError(
-                    f"--storage {run_folder.uri} holds a training with {old}, this one has {new}; "
-                    f"use the same to resume, or {_WAYS_ON}"
+                    f"--storage {run_folder.uri} holds a training with {old}, but this one has "
+                    f"{new}; use the same to resume, or {_WAYS_ON}"
                 )
 
     def check_files(
@@ -164,12 +164,12 @@ class TrainingRecord:
         if found:
             raise InputError(
                 f"--storage {run_folder.uri} holds a training on {len(self.files)} other labelled "
-                f"files: {', '.join(found)}; bring them back to resume, or {_WAYS_ON}"
+                f"files: {', '.join(found)}; restore them to resume, or {_WAYS_ON}"
             )
-        return {
-            name: file if file.sha256 is not None else self.files[name]
-            for name, file in files.items()
-        }
+        checked = {}
+        for name, file in files.items():
+            checked[name] = self.files[name] if file.sha256 is None else file
+        return checked
 
     def write(self, run_folder: Storage) -> None:
         """Write the record to the run folder."""
@@ -218,7 +218,7 @@ def read_record(run_folder: Storage) -> TrainingRecord:
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         fault = f"is damaged: {one_line(error)}"
     raise InputError(
-        f"{run_folder.uri}/{RECORD} says what this training began with, but {fault}; bring it back "
+        f"{run_folder.uri}/{RECORD} records what this training began with, but {fault}; restore it "
         f"to resume, or {_WAYS_ON}"
     )
 
@@ -229,7 +229,9 @@ def _parse(found: dict[str, Any]) -> TrainingRecord:
     precision = found.get("cpu_precision", "float32")
     if precision not in get_args(Precision):
         raise ValueError(f"cpu_precision {precision!r}")
-    settings["labelled_images"] += 0  # fails if it is missing: every version wrote it
+    num_images = settings["labelled_images"]  # every version wrote it
+    if not isinstance(num_images, int):
+        raise TypeError(f"labelled_images {num_images!r}")
     if "files" not in found:
         return TrainingRecord(settings, cpu_precision=precision)
     files = {name: LabelledFile(**file) for name, file in found["files"].items()}

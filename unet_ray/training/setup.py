@@ -140,23 +140,24 @@ def set_up_training(
         config, labelled.names, statistics.usable, split
     )
     if validation:
-        is_drawn = statistics.drawn is not None
-        _check_validation(config, labelling, is_drawn, preprocessing, validation)
+        _check_validation(config, labelling, preprocessing, statistics, validation)
         notes += validation.notes
         validation = validation.exclude_extremes(preprocessing)
         notes += validation.check_readable(config.max_error_rate)
     notes += note_separation(config, labelling, statistics, initial)
     network = _choose_network(config, len(labelling.classes), preprocessing.channels, initial)
     inputs = _settle_inputs(statistics, training_indices, network, initial, before)
-    crops = _configure_crops(config, network)
-    notes += note_small_images(statistics, crops.side) + note_missing_classes(
-        labelling, statistics, training_indices, "learn from"
-    )
+    notes += note_small_images(statistics, config.crop_px(network))
+    notes += note_missing_classes(labelling, statistics, training_indices, "learn from")
     notes += note_missing_classes(labelling, statistics, validation_indices, "validate on")
     notes += note_split(config, statistics, split, training_indices, validation_indices, validation)
     pixel_size_um = statistics.find_pixel_size(training_indices)
     _log_notes(notes, pixel_size_um)
-    sampler = _make_sampler(config, statistics, training_indices, labelling, preprocessing, crops)
+    sampler = _make_sampler(config, statistics, training_indices, labelling, preprocessing, network)
+    decisions = DataDecisions(labelling, preprocessing, split.validation, inputs)
+    if split.grouping:
+        groups = dict(zip(labelled.names, split.grouping.groups, strict=True))
+        decisions = replace(decisions, groups=groups, grouped_by=split.grouping.by)
     most_workers = parse_range(config.workers, "--workers")[1]
     validation_set = validation or statistics
     if validation:
@@ -169,23 +170,9 @@ def set_up_training(
         shuffle_buffer=0 if statistics.decoded_once else _SHUFFLED_CROPS,
         validation_reader=validation_set.reader,
         validation=tuple((i, validation_set.facts[i].uri) for i in validation_indices),
-        decisions=_record_decisions(labelling, preprocessing, inputs, labelled.names, split),
+        decisions=decisions,
         pixel_size_um=pixel_size_um,
     )
-
-
-def _record_decisions(
-    labelling: Labelling,
-    preprocessing: Preprocessing,
-    inputs: InputChannels,
-    names: Sequence[str],
-    split: Split,
-) -> DataDecisions:
-    decisions = DataDecisions(labelling, preprocessing, split.validation, inputs)
-    if split.grouping is None:
-        return decisions
-    groups = dict(zip(names, split.grouping.groups, strict=True))
-    return replace(decisions, groups=groups, grouped_by=split.grouping.by)
 
 
 def _log_notes(notes: Sequence[str], pixel_size_um: SizeUm | None) -> None:
@@ -245,9 +232,17 @@ def _make_sampler(
     training_indices: Sequence[int],
     labelling: Labelling,
     preprocessing: Preprocessing,
-    crops: CropConfig,
+    network: UNetConfig,
 ) -> CropSampler:
     """Return the sampler that draws crops of the images to learn from."""
+    crops = CropConfig(
+        side=config.crop_px(network),
+        margin=network.margin,
+        foreground_share=config.foreground_share,
+        border_weight=config.border_weight,
+        border_sigma=config.border_sigma,
+        markers=config.separate,
+    )
     facts = [statistics.facts[index] for index in training_indices]
     counts = np.array([count_crops(fact.height, fact.width, crops.side) for fact in facts])
     return CropSampler(
@@ -286,34 +281,20 @@ def _choose_network(
 
     Its outputs are the classes and, with --separate, their markers.
     """
-    filters = classes * (2 if config.separate else 1)
-    network = (
-        replace(initial.network, num_classes=filters)
-        if initial
-        else config.network(channels, filters)
-    )
+    num_filters = 2 * classes if config.separate else classes
+    if initial:
+        network = replace(initial.network, num_classes=num_filters)
+    else:
+        network = config.network(channels, num_filters)
     config.check_crop(network)
     return network
 
 
-def _configure_crops(config: TrainConfig, network: UNetConfig) -> CropConfig:
-    return CropConfig(
-        config.crop_px(network),
-        network.margin,
-        config.foreground_share,
-        config.border_weight,
-        config.border_sigma,
-        config.separate,
-    )
-
-
 def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
     names = ", ".join(f"{c.name}={c.id}" for c in labelling.classes)
-    place = (
-        "decoded once, kept in memory"
-        if statistics.decoded_once
-        else "read again in each epoch: too large for memory"
-    )
+    place = "read again in each epoch: too large for memory"
+    if statistics.decoded_once:
+        place = "decoded once, kept in memory"
     _logger.info(
         f"{len(statistics.usable)} labelled images ({place}); "
         f"masks of the kind {labelling.kind}, classes {names}"
@@ -323,30 +304,30 @@ def _log_labelling(labelling: Labelling, statistics: DatasetStatistics) -> None:
 def _check_validation(
     config: TrainConfig,
     labelling: Labelling,
-    is_drawn: bool,
-    constants: Preprocessing,
+    preprocessing: Preprocessing,
+    statistics: DatasetStatistics,
     found: DatasetStatistics,
 ) -> None:
     """Raise InputError if validation images or masks differ in kind from those of training."""
-    if found.drawn or is_drawn:
+    if found.drawn or statistics.drawn:
         if found.drawn != labelling:
             raise InputError(
                 f"--val-masks {config.val_masks}: its classes or the form of its masks differ from "
                 "those of --masks; give both as mask files or both as label files with the same "
                 "classes"
             )
-        found.check_fits(constants, f"--val-images {config.val_images}")
+        found.check_fits(preprocessing, f"--val-images {config.val_images}")
         return
     values = find_labelling(
-        found.values,
-        labelling.classes,
-        labelling.kind,
-        labelling.background,
-        config.ignored,
+        values=found.values,
+        classes=labelling.classes,
+        kind=labelling.kind,
+        background=labelling.background,
+        ignored=config.ignored,
     )
     if abs(values.foreground - labelling.foreground) > _AGREEING_VALUES:
         raise InputError(
-            f"--val-masks {config.val_masks}: the class has values from {values.foreground}, in "
-            f"--masks from {labelling.foreground}; give masks of one convention"
+            f"--val-masks {config.val_masks}: the class has values from {values.foreground}, but "
+            f"in --masks from {labelling.foreground}; use the same values in both"
         )
-    found.check_fits(constants, f"--val-images {config.val_images}")
+    found.check_fits(preprocessing, f"--val-images {config.val_images}")

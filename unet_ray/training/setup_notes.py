@@ -27,28 +27,26 @@ def note_separation(
         InputError: The separation of objects cannot be learnt from these masks.
     """
     if not config.separate:
-        separates = initial is not None and initial.postprocessing.separates
-        return (
-            [
-                "the model of --init-from separates touching objects, this one will not; "
-                "see --separate"
-            ]
-            if separates
-            else []
-        )
+        if initial is None or not initial.postprocessing.separates:
+            return []
+        return [
+            "the model of --init-from separates touching objects, but this one will not; "
+            "see --separate"
+        ]
     if labelling.kind != "instances":
         return [
-            f"--separate: masks of the kind {labelling.kind} have no ids, objects that touch are "
-            "learnt as one; give one id per object (--mask-kind instances) to separate them"
+            f"--separate: masks of the kind {labelling.kind} have no ids, so objects that touch "
+            "are learnt as one; give one id per object (--mask-kind instances) to separate them"
         ]
     uncounted = {labelling.background, labelling.ignored}
-    ids = [
-        sum(value not in uncounted for value, _ in statistics.facts[i].values[0])
-        for i in statistics.usable
-    ]
-    if max(ids) < 2:
+    most_objects = 0
+    for index in statistics.usable:
+        ids = [value for value, _ in statistics.facts[index].values[0] if value not in uncounted]
+        most_objects = max(most_objects, len(ids))
+    if most_objects < 2:
+        num_masks = len(statistics.usable)
         raise InputError(
-            f"--separate: no mask holds more than one object ({len(ids)} masks with an id per "
+            f"--separate: no mask holds more than one object ({num_masks} masks with an id per "
             "object); give masks in which each object has its own id, or leave out --separate"
         )
     return []
@@ -67,17 +65,18 @@ def note_missing_classes(
     """
     chosen = [statistics.facts[index].values for index in indices]
     usable = [statistics.facts[index].values for index in statistics.usable]
-    missing = [
-        c.name
-        for place, c in enumerate(labelling.classes)
-        if chosen
-        and not any(labelling.is_held(values, place) for values in chosen)
-        and any(labelling.is_held(values, place) for values in usable)
-    ]
-    return [
-        f"class {name} is in none of the {len(chosen)} images to {use}; choose another --seed"
-        for name in missing
-    ]
+    if not chosen:
+        return []
+    notes = []
+    for place, spec in enumerate(labelling.classes):
+        is_chosen = any(labelling.is_held(values, place) for values in chosen)
+        occurs = any(labelling.is_held(values, place) for values in usable)
+        if occurs and not is_chosen:
+            notes.append(
+                f"class {spec.name} is in none of the {len(chosen)} images to {use}; "
+                "choose another --seed"
+            )
+    return notes
 
 
 def note_small_images(statistics: DatasetStatistics, side: int) -> list[str]:
@@ -120,38 +119,22 @@ def note_split(
         InputError: A flag needs validation images, but there are none.
     """
     notes = [*split.grouping.notes] if split.grouping else []
-    notes += _note_leaks(statistics, learnt, held, validation)
-    if not held and not validation:
-        notes.append(_note_no_validation(config))
-    return notes
-
-
-def _note_leaks(
-    statistics: DatasetStatistics,
-    learnt: Sequence[int],
-    held: Sequence[int],
-    validation: DatasetStatistics | None,
-) -> list[str]:
-    """Return a line about validation images that look like images to learn from, if any."""
-    held_facts = (
-        [validation.facts[index] for index in validation.usable]
-        if validation
-        else [statistics.facts[index] for index in held]
-    )
-    remedy = (
-        "leave them out of --images or of --val-images"
-        if validation
-        else "keep images that belong together on one side with --group-by"
-    )
-    return note_near_duplicates([statistics.facts[index] for index in learnt], held_facts, remedy)
-
-
-def _note_no_validation(config: TrainConfig) -> str:
-    """Return the note that there are no validation images; raise InputError if they are needed."""
+    learnt_facts = [statistics.facts[index] for index in learnt]
+    if validation:
+        held_facts = [validation.facts[index] for index in validation.usable]
+        remedy = "leave them out of --images or of --val-images"
+    else:
+        held_facts = [statistics.facts[index] for index in held]
+        remedy = "keep images that belong together on one side with --group-by"
+    notes += note_near_duplicates(learnt_facts, held_facts, remedy)
+    if held or validation:
+        return notes
     if config.patience:
         raise InputError(
             f"--patience {config.patience} needs validation images; give --val-fraction above 0"
         )
-    return (
-        "there are no validation images: the last epoch becomes the model, thresholds stay at 0.5"
+    notes.append(
+        "there are no validation images: the last epoch becomes the model, and thresholds stay at "
+        "0.5"
     )
+    return notes

@@ -46,7 +46,11 @@ def choose_split(
     """
     names = labelled.names
     if before and before.decisions:
-        return _restore_split(before.decisions, names)
+        decisions = before.decisions
+        if decisions.groups is None:
+            return Split(decisions.validation, None)
+        groups = tuple(decisions.groups.get(name, name) for name in names)
+        return Split(decisions.validation, Grouping(decisions.grouped_by, groups))
     # windows have the name of their large image, so a single image has no validation split
     if config.val_images or not config.val_fraction or len(set(names)) < 2:
         return Split((), None)
@@ -55,27 +59,14 @@ def choose_split(
     else:
         grouping = find_grouping(config.group_by, labelled, config.images)
     kept = draw_validation(grouping, config.val_fraction, config.seed)
-    if grouping.count < len(names):
-        grouping = replace(grouping, notes=(*grouping.notes, _note_share(grouping, kept)))
-    return Split(tuple(sorted({names[index] for index in kept})), grouping)
-
-
-def _note_share(grouping: Grouping, kept: Sequence[int]) -> str:
-    """Return a line about the validation share, which large groups can move far from its goal."""
-    num_images = len(grouping.groups)
-    num_kept_groups = grouping.take(kept).count
-    return (
-        f"{len(kept)} of {num_images} images ({len(kept) / num_images:.0%}), which are "
-        f"{num_kept_groups} of {grouping.count} groups, are kept for validation"
-    )
-
-
-def _restore_split(decisions: DataDecisions, names: Sequence[str]) -> Split:
-    """Return the split that the record of a training keeps."""
-    if decisions.groups is None:
-        return Split(decisions.validation, None)
-    groups = tuple(decisions.groups.get(name, name) for name in names)
-    return Split(decisions.validation, Grouping(decisions.grouped_by, groups))
+    if grouping.count < len(names):  # large groups can move the share far from its goal
+        note = (
+            f"{len(kept)} of {len(names)} images ({len(kept) / len(names):.0%}), which are "
+            f"{grouping.take(kept).count} of {grouping.count} groups, are kept for validation"
+        )
+        grouping = replace(grouping, notes=(*grouping.notes, note))
+    kept_names = {names[index] for index in kept}
+    return Split(tuple(sorted(kept_names)), grouping)
 
 
 def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
@@ -105,7 +96,8 @@ def draw_validation(grouping: Grouping, share: float, seed: int) -> list[int]:
         )
     names = list(sizes)
     num_wanted = max(round(num_images * share), 1)
-    drawn, num_drawn = set[str](), 0
+    drawn = set[str]()
+    num_drawn = 0
     for place in np.random.default_rng(seed).permutation(len(names)).tolist():
         num_then = num_drawn + sizes[names[place]]
         is_nearer = abs(num_then - num_wanted) < num_wanted - num_drawn
@@ -125,7 +117,8 @@ def describe_sides(decisions: DataDecisions) -> dict[str, Any]:
         decisions: Decisions of a training that split its images by groups.
     """
     kept = frozenset(decisions.validation)
-    learnt_sizes, kept_sizes = Counter[str](), Counter[str]()
+    learnt_sizes = Counter[str]()
+    kept_sizes = Counter[str]()
     for name, group in (decisions.groups or {}).items():
         sizes = kept_sizes if name in kept else learnt_sizes
         sizes[group] += 1
@@ -164,5 +157,5 @@ def note_near_duplicates(
     one, other = pairs[0]
     return [
         f"{len(pairs)} of {len(held)} validation images look like images to learn from, such as "
-        f"{held[one].uri} like {learnt[other].uri}: figures on them are too good; {remedy}"
+        f"{held[one].uri} like {learnt[other].uri}: figures on them are too optimistic; {remedy}"
     ]

@@ -48,10 +48,21 @@ class EventLog:
             event = Event(wall_time=time.time(), step=record.epoch, session_log=start)
             self._writer.write_event(event)
             self._started = True
-        values = [
-            Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(record).items()
-        ]
-        event = Event(wall_time=time.time(), step=record.epoch, summary=Summary(value=values))
+        values: dict[str, float | None] = {
+            "loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "crops_per_s": record.crops_per_s,
+            "data_wait": record.data_wait,
+        }
+        values |= {f"dice/{name}": value for name, value in record.dice.items()}
+        values |= {f"iou/{name}": value for name, value in record.iou.items()}
+        if record.gpu_memory_bytes is not None:
+            values["gpu_memory_gib"] = record.gpu_memory_bytes / GIB
+        summary = Summary()
+        for tag, value in values.items():
+            if value is not None:  # undefined values are left out
+                summary.value.add(tag=tag, simple_value=value)
+        event = Event(wall_time=time.time(), step=record.epoch, summary=summary)
         self._writer.write_event(event)
         self._writer.flush()
         self._run_folder.write(f"tensorboard/{self._file.name}", self._file.read_bytes())
@@ -61,18 +72,3 @@ class EventLog:
         if self._file.exists():
             self._writer.close()
             self._folder.cleanup()
-
-
-def _scalars(record: EpochRecord) -> dict[str, float]:
-    """Return the values of an epoch by TensorBoard tag; undefined values are left out."""
-    values: dict[str, float | None] = {
-        "loss": record.loss,
-        "learning_rate": record.learning_rate,
-        "crops_per_s": record.crops_per_s,
-        "data_wait": record.data_wait,
-    }
-    values |= {f"dice/{name}": value for name, value in record.dice.items()}
-    values |= {f"iou/{name}": value for name, value in record.iou.items()}
-    if record.gpu_memory_bytes is not None:
-        values["gpu_memory_gib"] = record.gpu_memory_bytes / GIB
-    return {tag: value for tag, value in values.items() if value is not None}

@@ -113,7 +113,7 @@ def train(config: TrainConfig, ray_address: str = "local") -> TrainResult:
         elif before:
             _logger.info(
                 f"{run_folder.uri}: an earlier version began this training and kept no list of its "
-                f"files; the {len(files)} files that are there now are taken for them, and listed"
+                f"files; the {len(files)} files found now are assumed to be the same, and listed"
             )
         setup = set_up_training(
             config,

@@ -73,6 +73,15 @@ def fit(
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
     )
     settings = WorkerSettings(config, setup, cpu_precision, run_folder)
+    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
+    stream = StreamFromCheckpoint(
+        sampler=setup.sampler,
+        run_folder=run_folder,
+        run_name=RUN_NAME,
+        # two steps more than needed, because splits among workers and short batches lose crops
+        total=config.epochs * setup.crops_per_epoch + 2 * crops_per_step,
+        least=crops_per_step,
+    )
     with ProgressBoard(_log_lines) as board:
         make_trainer = partial(
             TorchTrainer,
@@ -80,7 +89,7 @@ def fit(
             train_loop_config={"settings": settings, "post": board.post},
             scaling_config=scaling,
             run_config=run,
-            datasets={"crops": _stream(config, run_folder, setup)},
+            datasets={"crops": stream},
             dataset_config=ray.train.DataConfig(
                 execution_options=ray.data.ExecutionOptions(preserve_order=True)
             ),
@@ -119,14 +128,17 @@ def _train_with_restarts(
                 raise lost_credentials from error
             before, seen = seen, crops_seen(run_folder, RUN_NAME)
             num_idle = 0 if seen > before else num_idle + 1
-            cause = one_line(_first_cause(error))
+            # The first failure counts: the other workers fail because they lose the connection.
+            failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
+            first = min(failures, key=lambda each: "onnection" in str(each), default=error)
+            cause = one_line(first)
             if num_idle > _IDLE_RESTARTS:
                 raise UnetRayError(
                     f"training failed: {cause}; rerun with --storage {run_folder.uri} to resume"
                 ) from error
             is_worker = isinstance(error, ray.train.TrainingFailedError)
             failed = "a worker" if is_worker else "the process that controls the training"
-            _logger.warning(f"{failed} failed ({cause}); going on from the last checkpoint")
+            _logger.warning(f"{failed} failed ({cause}); resuming from the last checkpoint")
             if not is_worker:
                 remove_orphaned_placement_groups(getattr(error, "actor_id", None))
             settle(run_folder)
@@ -141,29 +153,13 @@ def settle(run_folder: Storage) -> None:
     _log_lines(settle_checkpoints(run_folder, RUN_NAME))
 
 
-def _first_cause(error: Exception) -> BaseException:
-    """Return the error of the worker that failed first.
-
-    The other workers fail because their connection to it is lost.
-    """
-    failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
-    return min(failures, key=lambda failure: "onnection" in str(failure), default=error)
-
-
-def _stream(config: TrainConfig, run_folder: Storage, setup: TrainingSetup) -> StreamFromCheckpoint:
-    crops_per_step = config.batch_size * parse_range(config.workers, "--workers")[1]
-    # Two steps more than needed, because splits among workers and short batches lose crops.
-    total = config.epochs * setup.crops_per_epoch + 2 * crops_per_step
-    return StreamFromCheckpoint(
-        setup.sampler, run_folder, run_name=RUN_NAME, total=total, least=crops_per_step
-    )
-
-
 def _scaling(config: TrainConfig, cpu_precision: Precision) -> ray.train.ScalingConfig:
     """Give workers their CPUs and GPUs, and leave some CPUs to Ray Data."""
     least, most = parse_range(config.workers, "--workers")
     have = Capacity.of_cluster()
-    use_gpu = config.device == "gpu" or (config.device == "auto" and have.gpus >= least)
+    use_gpu = config.device == "gpu"
+    if config.device == "auto":
+        use_gpu = have.gpus >= least
     if use_gpu:
         each = {"CPU": gpu_worker_cpus(have), "GPU": 1.0}
         have.require_gpus(
@@ -182,9 +178,9 @@ def _scaling(config: TrainConfig, cpu_precision: Precision) -> ray.train.Scaling
     else:
         each = {"CPU": worker_cpus(have, least)}
     device = "GPU" if use_gpu else f"CPU, {cpu_precision}"
+    workers = "workers" if most > 1 else "worker"
     _logger.info(
-        f"training on {config.workers} worker{'s' * (most > 1)} ({device}), "
-        f"batch {config.batch_size} each"
+        f"training on {config.workers} {workers} ({device}), batch {config.batch_size} each"
     )
     return ray.train.ScalingConfig(
         num_workers=most if least == most else (least, most),

@@ -148,8 +148,10 @@ class ValidationResult:
         """Return a metric by class name; None: undefined; empty without images."""
         if not self.indices:
             return {}
-        plain = [None if np.isnan(value) else round(float(value), 6) for value in values]
-        return dict(zip(self.classes, plain, strict=True))
+        found: dict[str, float | None] = {}
+        for name, value in zip(self.classes, values, strict=True):
+            found[name] = None if np.isnan(value) else round(float(value), 6)
+        return found
 
     def score(self, metric: str) -> float | None:
         """Return the score that the best epoch is chosen by.

@@ -76,12 +76,12 @@ def test_objects_are_drawn_by_class() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "it has none of the forms that are read: .*COCO"),
-        (b"\xff\xfe{", "it has none of the forms"),
-        (b"[" * 100_000, "it has none of the forms"),
-        (b"[]", "it has none of the forms"),
+        (b"{", "it is in none of the supported formats: .*COCO"),
+        (b"\xff\xfe{", "it is in none of the supported formats"),
+        (b"[" * 100_000, "it is in none of the supported formats"),
+        (b"[]", "it is in none of the supported formats"),
         (b'{"images": [], "annotations": [', "line 1, column 32: Expecting value"),
-        (b'{"images": [],\n "annotations": [\xff]}', "line 2, column 18: it is no UTF-8 text"),
+        (b'{"images": [],\n "annotations": [\xff]}', "line 2, column 18: it is not UTF-8 text"),
         (b'{"images": [], "annotations": ' + b"[" * 100_000, "column 32: it is nested too deeply"),
         (b'{"images": [], "annotations": []}', "it has no list of categories"),
         (b'{"images": {}, "annotations": []}', r"images is \{\}; give a list"),
@@ -124,11 +124,11 @@ def annotation(**changes: Any) -> dict[str, Any]:
         (image(width=float("nan")), r"images\[0\] has the width nan; give a size in px"),
         (
             {"images": [{"id": 1, "file_name": name} for name in ("a.png", "b.png")]},
-            r"images\[1\] has the id 1, as an image before it; give each its own",
+            r"images\[1\] has the id 1 of an image before it; give each its own",
         ),
         (
             {"images": [{"id": n, "file_name": "a.png", "width": n, "height": 9} for n in (1, 2)]},
-            r"images\[1\]: a.png is listed twice, with \(1, 9\) and \(2, 9\) px; give each image",
+            r"images\[1\]: a.png is listed twice, with \(1, 9\) and \(2, 9\) px; list each image",
         ),
         (category(name=5), r"categories\[0\] has the name 5; give text"),
         (category(name="\ud800"), r"categories\[0\] has the name '\\ud800'; give text"),
@@ -328,7 +328,7 @@ def test_the_confined_child_reads_what_this_process_reads() -> None:
         assert (found.categories, found.left_out) == (here.categories, here.left_out)
         assert (found.images, found.objects) == (here.images, here.objects)
         for bad in (b"[" * 10**6, content[:-3], content.replace(b"17", b"1" * 10_000)):
-            with pytest.raises(ImageError, match="unreadable: (it has none|line 1, column )"):
+            with pytest.raises(ImageError, match="unreadable: (it is in none|line 1, column )"):
                 read(bad)
         assert read(content).images == here.images
     finally:

@@ -232,20 +232,26 @@ def test_a_crowd_is_pixels_that_are_not_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (polygon("1,1;2,a;3,3"), "'a' where a number must be"),
-        (polygon("1,1;2;3,3"), "a polygon with the points '1,1;2;3,3'"),
+        (polygon("1,1;2,a;3,3"), "'a' is not a number"),
+        (polygon("1,1;2;3,3"), "its points are '1,1;2;3,3'"),
         (polygon("1,1;nan,2;3,3"), "the number nan"),
         (polygon("1,1;1e400,2;3,3"), "the number inf"),
         (polygon(z_order="x"), "polygon has the z_order 'x'; it must be a number"),
         (shape("mask", rle="3,4", left=0, top=0, width=3, height=2), "run lengths that fill 7 px"),
-        (shape("mask", rle="3,x", left=0, top=0, width=3, height=2), "run lengths of '3,x'"),
-        (shape("mask", rle=f"{10**30}", left=0, top=0, width=3, height=2), "run lengths of '1000"),
+        (shape("mask", rle="3,x", left=0, top=0, width=3, height=2), "its run lengths are '3,x'"),
+        (
+            shape("mask", rle=f"{10**30}", left=0, top=0, width=3, height=2),
+            "its run lengths are '1000",
+        ),
         (shape("mask", rle="-1,7", left=0, top=0, width=3, height=2), "run lengths of -1 to 7 px"),
         (shape("mask", rle="6", left=0, top=0, width=3), "mask has the height ''; it must be"),
         (shape("mask", rle="6", left=0.5, top=0, width=3, height=2), "mask has the left 0.5; it"),
-        (shape("mask", rle="6", left=0, top=0, width=10**6, height=10**6), "a mask of 1000000×10"),
-        (shape("mask", rle="6", left=0, top=0, width=-3, height=-2), "a mask of -3×-2 px"),
-        (shape("ellipse", cx=1, cy=1, rx=0, ry=4), "an ellipse with the radii 0 and 4"),
+        (
+            shape("mask", rle="6", left=0, top=0, width=10**6, height=10**6),
+            "its mask has 1000000×10",
+        ),
+        (shape("mask", rle="6", left=0, top=0, width=-3, height=-2), "its mask has -3×-2 px"),
+        (shape("ellipse", cx=1, cy=1, rx=0, ry=4), "its radii are 0 and 4"),
         (shape("ellipse", cx=1, cy=1, rx=3), "ellipse has the ry ''; it must be a number"),
     ],
 )
@@ -302,7 +308,9 @@ def test_an_export_for_video_is_refused_with_the_one_that_is_read() -> None:
         + shape("polygon", points=TRIANGLE, frame=0, keyframe=1, outside=0)
         + "</track>"
     )
-    message = 'line 12: an export for video, .*; export the task again, as "CVAT for images 1.1"'
+    message = (
+        'line 12: it is an export for video, .*; export the task again, as "CVAT for images 1.1"'
+    )
     with pytest.raises(LabelError, match=message):
         parse(track)
     with pytest.raises(LabelError, match='it lists no images; export the task again, as "CVAT'):
@@ -318,12 +326,12 @@ def test_a_zip_is_refused_with_what_to_do() -> None:
     ("content", "message"),
     [
         (document(image(polygon()))[:-60], r"line \d+, column \d+: "),
-        (document("<image id='0'/>"), "line 12: an image without a name"),
+        (document("<image id='0'/>"), "line 12: the image has no name"),
         (b"<annotations><image name='a' name='b'/></annotations>", "line 1, column 30: duplicate"),
         (b"<annotations>\x00</annotations>", "line 1, column 14: not well-formed"),
         (
             b"<?xml version='1.0' encoding='koi9'?>\n<annotations><image/></annotations>",
-            "line 1, column 31: unknown encoding|it has an encoding that is not read",
+            "line 1, column 31: unknown encoding|its encoding is not supported",
         ),
         (b"<x><annotations></annotations></x>", "line 1: the outermost element is x"),
         (b"<annotations>" + b"<a>" * 100, "line 1: it is nested too deeply"),
@@ -362,7 +370,7 @@ def test_an_element_that_would_fill_the_memory_is_refused() -> None:
     many = b"<annotations><image name='a'>" + b"<x/>" * (2**20 + 1)
     with pytest.raises(LabelError, match="line 1: more than 1048576 elements in one image"):
         parse_here(many, "a.xml")
-    with pytest.raises(LabelError, match="line 1: an element of more than 134217728 bytes"):
+    with pytest.raises(LabelError, match="line 1: an element has more than 134217728 bytes"):
         parse_here(b"<annotations><meta>" + b" " * (2**27 + 2**21), "a.xml")
 
 

@@ -100,16 +100,16 @@ def test_a_file_that_is_open_in_qgis_is_read_and_said(tmp_path: Path) -> None:
     assert data[18:20] == b"\2\2"
     found = parse(data, "a.gpkg")
     assert list_objects(found) == [("object", [RING])]
-    assert any("a.gpkg-wal is not read" in note for note in found.notes)
+    assert any("a.gpkg-wal are not read" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("DROP TABLE gpkg_contents", "no GeoPackage with layers"),
-        ("UPDATE gpkg_contents SET data_type = 'tiles'", "without a layer of features"),
-        ("UPDATE gpkg_geometry_columns SET column_name = 'x'", "layer labels: no column x"),
-        ("UPDATE gpkg_contents SET table_name = 'x'", "without a layer of features"),
+        ("DROP TABLE gpkg_contents", "not a GeoPackage with layers"),
+        ("UPDATE gpkg_contents SET data_type = 'tiles'", "has no layer of features"),
+        ("UPDATE gpkg_geometry_columns SET column_name = 'x'", "layer labels has no column x"),
+        ("UPDATE gpkg_contents SET table_name = 'x'", "has no layer of features"),
     ],
 )
 def test_other_databases_are_refused(tmp_path: Path, statement: str, message: str) -> None:

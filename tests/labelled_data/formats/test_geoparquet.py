@@ -128,12 +128,12 @@ def test_our_export_comes_back_with_its_images(epsg: int | None, crs: str) -> No
 def test_other_parquet_files_are_refused() -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"image_uri": ["a.png"]}), sink)
-    with pytest.raises(LabelError, match="without the `geo` metadata"):
+    with pytest.raises(LabelError, match="has no `geo` metadata"):
         parse(sink.getvalue(), "a.parquet")
-    with pytest.raises(LabelError, match="no Parquet file, or a damaged one"):
+    with pytest.raises(LabelError, match="not a Parquet file, or a damaged one"):
         parse(sink.getvalue()[:-9], "a.parquet")
     wrong = write([BOX]).replace(b'"primary_column"', b'"primary_colum_"')
-    with pytest.raises(LabelError, match="metadata make no sense"):
+    with pytest.raises(LabelError, match="metadata cannot be used"):
         parse(wrong, "a.parquet")
 
 

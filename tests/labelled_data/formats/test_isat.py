@@ -101,9 +101,9 @@ def test_crowds_and_background_and_short_outlines_are_told() -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (entry(None), "the category None; give text"),
-        (entry(segmentation=None), "corners of None; give a list of [x, y]"),
-        (entry(group=[1]), "the group [1]; give a whole number"),
+        (entry(None), "its category is None; give text"),
+        (entry(segmentation=None), "its corners are None; give a list of [x, y]"),
+        (entry(group=[1]), "its group is [1]; give a whole number"),
     ],
 )
 def test_an_object_that_cannot_be_drawn_is_named(wrong: Any, error: str) -> None:

@@ -140,7 +140,7 @@ def test_an_outline_and_its_labels_may_be_results_of_their_own() -> None:
 def test_a_region_with_several_labels_is_an_object_of_each() -> None:
     found = parse(simple(polygon(["leaf", "ill"])))
     assert list_objects(found, "a.png") == [("leaf", CORNERS), ("ill", CORNERS)]
-    assert found.left_out == {"regions with several labels: they are an object of each": 1}
+    assert found.left_out == {"regions with several labels: taken as an object of each": 1}
 
 
 def test_without_labels_all_are_objects_and_beside_labels_they_are_not_counted() -> None:
@@ -225,7 +225,7 @@ def test_what_has_no_pixels_is_counted() -> None:
         "outlines of fewer than three points": 1,
         "polygons that were not closed": 1,
         "brush strokes without pixels": 1,
-        "answers that are no regions": 1,
+        "answers that are not regions": 1,
         "relations": 1,
         "tracks of a video": 1,
     }
@@ -366,28 +366,31 @@ def test_a_view_that_was_turned_is_noted() -> None:
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        (polygon(points=[[1, 2], [3, 4], [5, "x"]]), "'x' where a number must be"),
-        (polygon(points=[[1, 2], [3, 4], [5]]), "a polygon with the points"),
+        (polygon(points=[[1, 2], [3, 4], [5, "x"]]), "'x' is not a number"),
+        (polygon(points=[[1, 2], [3, 4], [5]]), "its points are"),
         (polygon(points=[[1, 2], [3, 4], [5, float("nan")]]), "the number nan"),
         (polygon(points=[[1, 2], [3, 4], [5, 10**400]]), "1000"),
-        (polygon(points="1,2"), "a polygon with the points '1,2'"),
-        (polygon(original_width=0), "an image of 0×50 px"),
-        (polygon(original_width="wide"), "'wide' where a number must be"),
-        (brush(rle=[1, 2, 300]), "run lengths of [1, 2, 300]; they must be bytes"),
-        (brush(rle=[1, 2]), "run lengths that end too early"),
-        (brush(rle=[]), "a brush stroke without run lengths (rle)"),
-        (brush(rle="AQI="), "a brush stroke without run lengths (rle)"),
-        (brush(MASK[:40]), "run lengths of 32000 values, but an image of 200×50 px has 40000"),
-        (brush(original_width=None), "a brush stroke on an image of unknown size"),
-        (box(original_width=None, rotation=5), "a turned region on an image of unknown size"),
-        (result("bitmasklabels", ["a"], imageDataURL="http://x"), "a bitmask of 'http://x'; it"),
+        (polygon(points="1,2"), "its points are '1,2'"),
+        (polygon(original_width=0), "its image has 0×50 px"),
+        (polygon(original_width="wide"), "'wide' is not a number"),
+        (brush(rle=[1, 2, 300]), "its run lengths are [1, 2, 300]; they must be bytes"),
+        (brush(rle=[1, 2]), "its run lengths end too early"),
+        (brush(rle=[]), "it has no run lengths (rle)"),
+        (brush(rle="AQI="), "it has no run lengths (rle)"),
+        (
+            brush(MASK[:40]),
+            "its run lengths have 32000 values, but an image of 200×50 px has 40000",
+        ),
+        (brush(original_width=None), "its image has no known size"),
+        (box(original_width=None, rotation=5), "it is turned, but its image has no known size"),
+        (result("bitmasklabels", ["a"], imageDataURL="http://x"), "its bitmask is 'http://x'; it"),
         (
             result("bitmasklabels", ["a"], imageDataURL="data:image/png;base64,AAAA"),
-            "a mask that cannot be read: not an image",
+            "its mask cannot be read: not an image",
         ),
         (
             result("bitmasklabels", ["a"], imageDataURL=encode_bitmask(np.ones((5, 6)))),
-            "a bitmask of 6×5 px on an image of 200×50 px",
+            "its bitmask has 6×5 px, but the image has 200×50 px",
         ),
     ],
 )

@@ -298,28 +298,28 @@ def test_labels_may_be_whole_numbers() -> None:
 @pytest.mark.parametrize(
     ("entry", "error"),
     [
-        (shape(label=None), "the label None; give text"),
-        (shape(label="\ud800"), "the label '\\ud800'; give text"),
-        (shape(7), "corners of 7; give a list of [x, y]"),
-        (shape([[1, 2], [3]]), "a corner of [3]; give [x, y]"),
-        (shape([[1, 2], [3, None], [3, 3]]), "the coordinate None, which is no number in px"),
-        (shape([[1, 2], [3, math.inf], [3, 3]]), "the coordinate inf, which is no number in px"),
+        (shape(label=None), "its label is None; give text"),
+        (shape(label="\ud800"), "its label is '\\ud800'; give text"),
+        (shape(7), "its corners are 7; give a list of [x, y]"),
+        (shape([[1, 2], [3]]), "one of its corners is [3]; give [x, y]"),
+        (shape([[1, 2], [3, None], [3, 3]]), "the coordinate None is not a number in px"),
+        (shape([[1, 2], [3, math.inf], [3, 3]]), "the coordinate inf is not a number in px"),
         (shape([[1, 2], [3, 10**400], [3, 3]]), "the coordinate 1"),
-        (shape(kind="circle"), "a circle of 3 points; give centre and rim"),
-        (shape(group_id=[1]), "the group_id [1]; give a whole number"),
-        (mask_shape(L_SHAPE, 5, 7, mask=None), "a mask of None; give a PNG as base64"),
-        (mask_shape(L_SHAPE, 5, 7, mask="a?b"), "a mask that is no base64"),
-        (mask_shape(L_SHAPE, 5, 7, mask="aaaa"), "a mask that cannot be read: not an image"),
-        (mask_shape(L_SHAPE, 5, 7, points=TRIANGLE), "a mask with 3 corners; give two"),
-        (mask_shape(L_SHAPE, 40, 7), "a mask at 40, 7, outside of the image"),
-        (mask_shape(L_SHAPE, -9, 7), "a mask at -9, 7, outside of the image"),
+        (shape(kind="circle"), "the circle has 3 points; give centre and rim"),
+        (shape(group_id=[1]), "its group_id is [1]; give a whole number"),
+        (mask_shape(L_SHAPE, 5, 7, mask=None), "its mask is None; give a PNG as base64"),
+        (mask_shape(L_SHAPE, 5, 7, mask="a?b"), "its mask is not valid base64"),
+        (mask_shape(L_SHAPE, 5, 7, mask="aaaa"), "its mask cannot be read: not an image"),
+        (mask_shape(L_SHAPE, 5, 7, points=TRIANGLE), "its mask has 3 corners; give two"),
+        (mask_shape(L_SHAPE, 40, 7), "its mask begins at 40, 7, outside of the image"),
+        (mask_shape(L_SHAPE, -9, 7), "its mask begins at -9, 7, outside of the image"),
         (
             mask_shape(L_SHAPE, 5, 7, points=[[5, 7], [15, 9]]),
-            "a mask of 3×4 px whose corners say 11×3 px",
+            "its mask has 3×4 px, but its corners span 11×3 px",
         ),
         (
             mask_shape(np.ones((24, 32)), 0, 0, points=[[5, 7], [15, 9]]),
-            "a mask of the size of the image, 32×24 px, whose corners are those of a part",
+            "its mask has the size of the image, 32×24 px, but its corners are those of a",
         ),
     ],
 )
@@ -358,7 +358,7 @@ def test_masks_that_expand_to_too_many_pixels_are_refused() -> None:
     Image.new("1", (12_000, 12_000)).save(file, "PNG")
     code = base64.b64encode(file.getvalue()).decode()
     ((_, error),) = list_errors(read(mask_shape(L_SHAPE, 0, 0, mask=code)))
-    assert error.startswith("a mask ")
+    assert error.startswith("its mask ")
 
 
 def test_damaged_files_are_refused_or_read() -> None:

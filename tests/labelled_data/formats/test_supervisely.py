@@ -135,14 +135,17 @@ def test_what_is_no_area_is_counted_and_left_out() -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (entry(classTitle=None), "the classTitle None; give text"),
-        (entry(points=None), "points of None; give exterior and interior"),
-        (entry("rectangle"), "a rectangle of 3 corners; give two"),
-        (entry("bitmap"), "a bitmap of None; give data and origin"),
-        (bitmap(base64.b64encode(b"PNG").decode()), "a bitmap that is not compressed by zlib"),
-        (bitmap(base64.b64encode(zlib.compress(b"a")).decode()), "a mask that cannot be read"),
-        (bitmap(pack(L_SHAPE), [None, 1]), "the coordinate None, which is no number in px"),
-        (bitmap(pack(L_SHAPE), [2**40, 1]), "a mask at 1099511627776, 1, outside of the image"),
+        (entry(classTitle=None), "its classTitle is None; give text"),
+        (entry(points=None), "its points are None; give exterior and interior"),
+        (entry("rectangle"), "the rectangle has 3 corners; give two"),
+        (entry("bitmap"), "its bitmap is None; give data and origin"),
+        (bitmap(base64.b64encode(b"PNG").decode()), "its bitmap is not compressed by zlib"),
+        (bitmap(base64.b64encode(zlib.compress(b"a")).decode()), "its mask cannot be read"),
+        (bitmap(pack(L_SHAPE), [None, 1]), "the coordinate None is not a number in px"),
+        (
+            bitmap(pack(L_SHAPE), [2**40, 1]),
+            "its mask begins at 1099511627776, 1, outside of the image",
+        ),
     ],
 )
 def test_an_object_that_cannot_be_drawn_is_named(wrong: Any, error: str) -> None:

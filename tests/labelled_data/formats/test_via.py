@@ -167,12 +167,12 @@ def test_regions_without_a_class_among_others_are_not_counted() -> None:
             {"a.jpg1": image(), "a.jpg2": image()},
             "'a.jpg1' and 'a.jpg2' are both called 'a.jpg'; give each image a name of its own",
         ),
-        (export(image(filename="")), "'1234': an image without a filename"),
+        (export(image(filename="")), "'1234': the image has no filename"),
         (export(image(7)), r"'a.jpg1234', region 0 is 7; give an object"),
         (export(image(regions=7)), "'a.jpg1234': regions are 7; give a list"),
-        (export(image()) | {"b.jpg": None}, "no VIA JSON of version 1 or 2: b.jpg is None"),
+        (export(image()) | {"b.jpg": None}, "not a VIA JSON of version 1 or 2: b.jpg is None"),
         ({"_via_img_metadata": 7}, "_via_img_metadata is 7; give an object"),
-        ({"_via_settings": {}}, "no VIA JSON: it has no images"),
+        ({"_via_settings": {}}, "not a VIA JSON: it has no images"),
     ],
 )
 def test_a_file_that_is_broken_or_ambiguous_is_refused(content: Any, error: str) -> None:
@@ -184,10 +184,13 @@ def test_a_file_that_is_broken_or_ambiguous_is_refused(content: Any, error: str)
 @pytest.mark.parametrize(
     ("shape", "error"),
     [
-        (None, "shape_attributes of None"),
-        (POLYGON | {"all_points_y": [1]}, "a polygon with unequal all_points_x and all_points_y"),
-        (POLYGON | {"all_points_y": [1, 2, "3"]}, "the coordinate '3', which is no number in px"),
-        ({"name": "circle", "cx": 1, "cy": 2}, "the coordinate None, which is no number in px"),
+        (None, "its shape_attributes are None; give an object"),
+        (
+            POLYGON | {"all_points_y": [1]},
+            "its all_points_x and all_points_y are not lists of equal length",
+        ),
+        (POLYGON | {"all_points_y": [1, 2, "3"]}, "the coordinate '3' is not a number in px"),
+        ({"name": "circle", "cx": 1, "cy": 2}, "the coordinate None is not a number in px"),
     ],
 )
 def test_a_region_that_cannot_be_drawn_is_named(shape: Any, error: str) -> None:
@@ -223,13 +226,16 @@ def test_an_export_as_csv_holds_the_same_as_one_as_json(header: str) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (to_csv(image(region())).replace('""name""', "name"), "line 2: attributes that are no JSO"),
-        (to_csv(image(region())) + "a.jpg,1\n", "line 3 has not as many cells as the first line"),
-        (to_csv(image(region())) + "a, b.jpg,1,{},0,0,{},{}\n", "line 3 has not as many cells as"),
-        (to_csv(image(region())).encode() + b"\xff", "no UTF-8 text; save it as UTF-8"),
-        (f"{CSV_HEADER},1,,,,,\n", "'1': an image without a filename"),
-        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 90_000}",\n', "line 2: attributes that are no JSON"),
-        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 200_000}",\n', "line 2: no CSV: field larger"),
+        (to_csv(image(region())).replace('""name""', "name"), "line 2: its attributes are not JSO"),
+        (to_csv(image(region())) + "a.jpg,1\n", "line 3 has 2 cells, but the first line has 7"),
+        (
+            to_csv(image(region())) + "a, b.jpg,1,{},0,0,{},{}\n",
+            "line 3 has 8 cells, but the first line has 7",
+        ),
+        (to_csv(image(region())).encode() + b"\xff", "not UTF-8 text; save it as UTF-8"),
+        (f"{CSV_HEADER},1,,,,,\n", "'1': the image has no filename"),
+        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 90_000}",\n', "line 2: its attributes are not JSON"),
+        (f'{CSV_HEADER}a.jpg,1,,,,"{"[" * 200_000}",\n', "line 2: not valid CSV: field larger"),
     ],
 )
 def test_a_csv_that_is_broken_is_refused(content: Any, error: str) -> None:
@@ -241,7 +247,7 @@ def test_a_csv_that_is_broken_is_refused(content: Any, error: str) -> None:
 def test_a_region_of_several_classes_is_named() -> None:
     found = parse(export(image(region(kind={"leaf": True, "stem": True}))), "via.json")
     ((_, error),) = list_errors(found)
-    assert error == "several classes, 'leaf', 'stem'; tick one"
+    assert error == "it has several classes, 'leaf', 'stem'; tick one"
 
 
 def test_damaged_files_are_refused_or_read() -> None:

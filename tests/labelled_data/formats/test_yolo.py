@@ -81,7 +81,7 @@ def test_images_are_where_yolo_looks_for_them(name: str, place: list[str]) -> No
 def test_ways_in_which_programs_write_lines(content: Any) -> None:
     found = parse(content, "a.txt")
     assert list_objects(found) == [("0", [CORNERS])]
-    assert set(found.left_out) <= {"lines that stand twice"}
+    assert set(found.left_out) <= {"repeated lines"}
 
 
 def test_lines_end_by_carriage_returns_too() -> None:
@@ -157,24 +157,36 @@ def test_outlines_may_leave_the_image() -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("3 780 588 778 590 772 590 772 593", "line 2 has the coordinate 780: pixels or per cent?"),
-        ("0 12.5 40 60.2 40 50 88", "line 2 has the coordinate 88: pixels or per cent?"),
-        ("0 0.5 -3 0.5 0.5 0.7 0.5", "line 2 has the coordinate -3: pixels or per cent?"),
-        ("leaf 0.1 0.2 0.5 0.25 0.3 0.75", "line 2: 'leaf' is no number, but stands for the class"),
-        ("0.1 0.2 0.5 0.25 0.3 0.75", "line 2: the class 0.1; give a whole number from 0"),
-        ("-1 0.1 0.2 0.5 0.25 0.3 0.75", "line 2: the class -1; give a whole number from 0"),
-        ("3000000000 0.1 0.2 0.5 0.25 0.3 0.7", "line 2: the class 3000000000; give a whole"),
-        ("0,1 0,2 0,5 0,25", "line 2: '0,1' is no number, but stands for the class; write decimal"),
-        ("0 0.1 0.2 0.5 nan 0.3 0.75", "line 2: 'nan' is no number, but stands for a coordinate"),
-        ("0 0.1 0.2 0.5 1_0 0.3 0.75", "line 2: '1_0' is no number"),
-        ("0 0.1 0.2 0.5 ٣ 0.3 0.75", "line 2: '٣' is no number"),
-        ("0 0.1 0.2 0.5\x0c0.4 0.3 0.75", "line 2: '0.5\\x0c0.4' is no number"),
-        ("0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9 plane 0", "line 2: 'plane' is no number"),
+        (
+            "3 780 588 778 590 772 590 772 593",
+            "line 2 has the coordinate 780, perhaps in pixels or per cent;",
+        ),
+        ("0 12.5 40 60.2 40 50 88", "line 2 has the coordinate 88, perhaps in pixels or per cent;"),
+        (
+            "0 0.5 -3 0.5 0.5 0.7 0.5",
+            "line 2 has the coordinate -3, perhaps in pixels or per cent;",
+        ),
+        ("leaf 0.1 0.2 0.5 0.25 0.3 0.75", "line 2: the class is 'leaf', which is not a number"),
+        ("0.1 0.2 0.5 0.25 0.3 0.75", "line 2: the class is 0.1; give a whole number from 0"),
+        ("-1 0.1 0.2 0.5 0.25 0.3 0.75", "line 2: the class is -1; give a whole number from 0"),
+        ("3000000000 0.1 0.2 0.5 0.25 0.3 0.7", "line 2: the class is 3000000000; give a whole"),
+        ("0,1 0,2 0,5 0,25", "line 2: the class is '0,1', which is not a number; write decimal"),
+        ("0 0.1 0.2 0.5 nan 0.3 0.75", "line 2: a coordinate is 'nan', which is not a number"),
+        ("0 0.1 0.2 0.5 1_0 0.3 0.75", "line 2: a coordinate is '1_0', which is not a number"),
+        ("0 0.1 0.2 0.5 ٣ 0.3 0.75", "line 2: a coordinate is '٣', which is not a number"),
+        ("0 0.1 0.2 0.5\x0c0.4 0.3 0.75", "line 2: a coordinate is '0.5\\x0c0.4', which"),
+        (
+            "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9 plane 0",
+            "line 2: a coordinate is 'plane', which is not a number",
+        ),
         ("0", "line 2: no outline follows the class"),
         ("0 0.1 0.2 0.5 0.25 0.3", "line 2 has 5 numbers after the class, line 1 has 6: a number"),
         ("0 0.1 0.2 0.5", "line 2 has 3 numbers after the class, line 1 has 6: a number is miss"),
-        ("1 0.1 0.1 0.8 0.9", "line 2 has four numbers, which as centre, width and height of a b"),
-        ("1 0.5 0.5 -0.2 0.1", "line 2 has four numbers, which as centre, width and height of a b"),
+        ("1 0.1 0.1 0.8 0.9", "line 2 has four numbers: as centre, width and height, they are a b"),
+        (
+            "1 0.5 0.5 -0.2 0.1",
+            "line 2 has four numbers: as centre, width and height, they are a b",
+        ),
     ],
 )
 def test_what_can_be_read_in_two_ways_or_none_is_refused_with_its_line(
@@ -194,7 +206,7 @@ def test_odd_numbers_in_all_lines_that_are_no_confidences_are_refused() -> None:
 
 
 def test_text_that_is_no_utf8_is_refused() -> None:
-    with pytest.raises(LabelError, match="no UTF-8 text after line 0; save it as UTF-8"):
+    with pytest.raises(LabelError, match="not UTF-8 text after line 0; save it as UTF-8"):
         parse(f"# Blätter\n{TRIANGLE}\n".encode("latin-1"), "a.txt")
 
 
@@ -270,27 +282,30 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nnames: *b\n"
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        (BOMB, "line 2: an alias; write out what it stands for"),
+        (BOMB, "line 2: aliases are not read; write out what it stands for"),
         ("names: [a, b]\nnc: 3\n", "line 2: nc is '3', but there are 2 names; correct one of them"),
         ("names: leaf\n", "line 1: names is 'leaf'; give a list"),
-        ("names: [a, [b]]\n", "line 1: the name of a class is no text"),
-        ("names:\n  0: a\n  0: b\n", "line 3: the number '0' of a class; give each class"),
-        ("names:\n  a: 0\n", "line 2: the number 'a' of a class; give each class a whole number"),
-        ("names:\n  99999999999: a\n", "line 2: the number '99999999999' of a class"),
-        ("names: ['']\n", "line 1: the name of a class is no text"),
-        ("train: x\n", "no data.yaml: it has neither names nor nc"),
-        ("- names\n", "no data.yaml: it is no list of keys and values"),
-        ("", "no data.yaml: it is no list of keys and values"),
-        ("nc: 1\nnames: [a\n", "line 3: no YAML: "),
-        ('path: "C:\\data"\nnames: [a]\n', "line 1: no YAML: "),
-        ("names: [a]\n--- \nnames: [b]\n", "line 2: no YAML: "),
+        ("names: [a, [b]]\n", "line 1: the name of a class is not text"),
+        ("names:\n  0: a\n  0: b\n", "line 3: a class has the number '0'; give each class"),
+        ("names:\n  a: 0\n", "line 2: a class has the number 'a'; give each class a whole number"),
+        ("names:\n  99999999999: a\n", "line 2: a class has the number '99999999999'"),
+        ("names: ['']\n", "line 1: the name of a class is not text"),
+        ("train: x\n", "not a data.yaml: it has neither names nor nc"),
+        ("- names\n", "not a data.yaml: it does not hold keys and values"),
+        ("", "not a data.yaml: it does not hold keys and values"),
+        ("nc: 1\nnames: [a\n", "line 3: not valid YAML: "),
+        ('path: "C:\\data"\nnames: [a]\n', "line 1: not valid YAML: "),
+        ("names: [a]\n--- \nnames: [b]\n", "line 2: not valid YAML: "),
         ("names: !!python/object/apply:os.system ['id']\n", None),
-        ("[" * 5000, "no data.yaml: it is nested too deeply"),
-        ("kpt_shape: [17, 3]\nnames: [a]\n", "line 1: kpt_shape, so that the label files hold key"),
-        ('names: ["\\U99999999"]\n', "no YAML: "),
-        ("names: [\x01]\n", "no YAML: "),
-        (b"names: [\xff]\n", "no UTF-8 text; save it as UTF-8"),
-        ("# " + "x" * 2**20, "a YAML of more than 1048576 bytes"),
+        ("[" * 5000, "not a data.yaml: it is nested too deeply"),
+        (
+            "kpt_shape: [17, 3]\nnames: [a]\n",
+            "line 1: kpt_shape means that the label files hold key",
+        ),
+        ('names: ["\\U99999999"]\n', "not valid YAML: "),
+        ("names: [\x01]\n", "not valid YAML: "),
+        (b"names: [\xff]\n", "not UTF-8 text; save it as UTF-8"),
+        ("# " + "x" * 2**20, "the YAML has more than 1048576 bytes"),
     ],
 )
 def test_a_data_yaml_that_is_none_is_refused(content: Any, error: str | None) -> None:
@@ -309,7 +324,7 @@ def test_class_files_have_a_name_on_each_line(name: str) -> None:
 
 
 def test_a_blank_line_among_names_is_refused() -> None:
-    with pytest.raises(LabelError, match="line 2 is blank, so that the numbers of the classes"):
+    with pytest.raises(LabelError, match="line 2 is blank, so the numbers of the classes"):
         parse("leaf\n\nstem\n", "classes.txt")
 
 

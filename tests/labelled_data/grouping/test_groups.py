@@ -68,13 +68,13 @@ def test_groups_are_folders_or_what_an_expression_finds(
 @pytest.mark.parametrize(
     ("group_by", "message"),
     [
-        (-4, "--group-by -4: 4 of 4 files lie less deep below --images, the first is a/s1/1.png;"),
+        (-4, "--group-by -4: 4 of 4 files have no folder at that level, the first is a/s1/1.png;"),
         (-3, "--group-by -3: all 4 images are in one group, .; group by something"),
         (0, "--group-by 0: give -1 for the folder of each file"),
-        ("(", "--group-by (: neither none, nor a level of folders"),
-        ("^a/", "--group-by ^a/: 1 of 4 files have nothing that this regular expression finds"),
-        ("", "--group-by : 4 of 4 files have nothing"),
-        ("(x)?", "--group-by (x)?: 4 of 4 files have nothing"),
+        ("(", "--group-by ( is neither none, nor a level of folders"),
+        ("^a/", "--group-by ^a/: 1 of 4 files do not match this regular expression"),
+        ("", "--group-by : 4 of 4 files do not match"),
+        ("(x)?", "--group-by (x)?: 4 of 4 files do not match"),
         ("png", "--group-by png: all 4 images are in one group, png;"),
     ],
 )
@@ -116,8 +116,16 @@ def test_groups_are_the_values_of_a_column_of_the_manifest(
             "the column patient of the manifest is list",
         ),
         ("s.", {"s.": ["p", "p", "q", "q"]}, "write (?:s.) for the expression, or rename the"),
-        ("-1", {"-1": ["p", "p", "q", "q"]}, "has a meaning of its own, and is a column of the"),
-        ("none", {"none": ["p", "p", "q", "q"]}, "has a meaning of its own, and is a column of"),
+        (
+            "-1",
+            {"-1": ["p", "p", "q", "q"]},
+            "has a meaning of its own, but is also a column of the",
+        ),
+        (
+            "none",
+            {"none": ["p", "p", "q", "q"]},
+            "has a meaning of its own, but is also a column of",
+        ),
     ],
 )
 def test_columns_that_do_not_group_or_that_mean_two_things_are_refused(
@@ -154,5 +162,5 @@ def test_what_is_found_is_said_with_an_example_and_the_way_out(tmp_path: Path) -
     assert guessed.count == 10
     (note,) = guessed.notes
     assert "10 groups of 20 images, for example s0_x0_y0.png with s0_x512_y0.png" in note
-    assert "--group-by none takes them image by image" in note
+    assert "--group-by none makes each image its own group" in note
     assert group(tmp_path, "none").notes == ()

@@ -168,7 +168,7 @@ def test_coordinates_that_are_no_numbers_are_counted(folder: Path) -> None:
     document["features"] += [bad, text]
     placed = place(document, folder)
     assert by_image(placed)["left.tif"] == [("c0", [BOX])]
-    (what,) = [key for key in placed.annotations.left_out if "no numbers" in key]
+    (what,) = [key for key in placed.annotations.left_out if "not numbers" in key]
     assert placed.annotations.left_out[what] == 2
 
 
@@ -177,7 +177,9 @@ def test_coordinates_that_are_no_numbers_are_counted(folder: Path) -> None:
 
 def test_a_file_without_a_system_is_refused_and_the_flag_decides(folder: Path) -> None:
     document = on_map(BOX, crs=None)
-    with pytest.raises(InputError, match=f"in which coordinate system.*--label-crs EPSG:{EPSG}, "):
+    with pytest.raises(
+        InputError, match=f"does not state the coordinate system.*--label-crs EPSG:{EPSG}, "
+    ):
         place(document, folder)
     assert by_image(place(document, folder, f"EPSG:{EPSG}"))["left.tif"] == [("c0", [BOX])]
 
@@ -220,9 +222,9 @@ def test_degrees_of_a_small_image_are_no_pixels(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("crs", "message"),
     [
-        ("EPSG:999999", r"no coordinate system EPSG:999999 \(--label-crs\) is known"),
-        ("wgs", r"no coordinate system wgs \(--label-crs\) is known"),
-        ("PROJCS[...]", "no coordinate system"),
+        ("EPSG:999999", r"the coordinate system EPSG:999999 \(--label-crs\) is unknown"),
+        ("wgs", r"the coordinate system wgs \(--label-crs\) is unknown"),
+        ("PROJCS[...]", "the coordinate system"),
         ("EPSG:2056", "no feature lies on an image if its coordinates .* are EPSG:2056"),
     ],
 )
@@ -237,14 +239,14 @@ def test_a_system_has_no_use_where_nothing_is_georeferenced(tmp_path: Path) -> N
         place(on_map(BOX), tmp_path, "EPSG:32633")
     builder = AnnotationsBuilder()
     builder.add_image("a.png")
-    with pytest.raises(InputError, match="coordinates of this form are pixels; omit the flag"):
+    with pytest.raises(InputError, match="coordinates in this format are pixels; omit the flag"):
         place(builder.build(), tmp_path, "EPSG:32633")
 
 
 def test_a_system_that_the_file_invents_is_refused(folder: Path) -> None:
     name = {"name": "EPSG:12345678"}
     document = on_map(BOX, crs={"type": "name", "properties": name})
-    with pytest.raises(InputError, match="no coordinate system EPSG:12345678 is known"):
+    with pytest.raises(InputError, match="the coordinate system EPSG:12345678 is unknown"):
         place(document, folder)
 
 
@@ -281,7 +283,9 @@ def test_y_may_not_run_both_ways(photos: Path) -> None:
 
 
 def test_one_file_for_several_images_is_refused(photos: Path) -> None:
-    with pytest.raises(InputError, match=r"of which of the 2 images\? Call the file as its image"):
+    with pytest.raises(
+        InputError, match=r"of which of the 2 images; name the file after its image"
+    ):
         place(in_pixels(), photos)
     (photos / "b.png").unlink()
     assert by_image(place(in_pixels(), photos)) == {"a.png": [("object", [BOX])]}
@@ -312,7 +316,7 @@ def test_a_coordinate_that_is_no_number_costs_its_image(photos: Path) -> None:
     placed = place(document, photos, name="a.geojson")
     assert placed.annotations.objects["error"].to_pylist() == [
         None,
-        "a coordinate that is no finite number",
+        "a coordinate is not a finite number",
     ]
 
 

@@ -114,7 +114,7 @@ def test_an_affix_that_not_all_masks_have_is_given_by_hand(
         ("p1_1.jpg p1_2.jpg", "p2_1.png p2_2.png", None, "no mask .* has the name"),
         ("image.jpg", "mask.png", None, "no mask .* has the name"),
         ("a1.jpg", "b2.png", None, "no mask .* has the name"),
-        ("4.jpg 4.png", "4.png", None, "4.jpg and 4.png have one mask, 4.png; keep one"),
+        ("4.jpg 4.png", "4.png", None, "4.jpg and 4.png share the mask 4.png; keep one"),
         ("4.jpg", "4.png 4.tif", None, "4.png and 4.tif are masks of 4.jpg; keep one"),
         ("1.jpg", "1.png", "_m", "--mask-affix _m: no mask has it, for instance 1.png"),
         (
@@ -178,7 +178,7 @@ def test_masks_in_a_folder_of_the_images_are_no_images() -> None:
     pairing = pair_files(images, masks)
     assert show(pairing) == {"1.png": "1.png", "2.png": "2.png"}
     assert pairing.unlabelled == ()
-    assert pairing.notes == ("2 files are masks, and no images",)
+    assert pairing.notes == ("2 files are taken as masks, not images",)
 
 
 # --- a folder per class

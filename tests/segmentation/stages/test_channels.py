@@ -26,6 +26,7 @@ from unet_ray.network.unet import UNet
 from unet_ray.segmentation.stages import decode
 from unet_ray.segmentation.stages.columns import plan_table, read_pixels
 from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.large_image import PredictLarge
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.predict import Predict
@@ -71,7 +72,9 @@ def list_plan(archive: Storage) -> pa.Table:
 def decode_all(archive: Storage, channels: ChannelSelection) -> list[Any]:
     """Return the samples of each image, or the text of its error."""
     found = []
-    for table in Decode(archive, CONSTANTS, True, 2**25, channels)(list_plan(archive)):
+    for table in Decode(ImageReading(archive, True, channels), CONSTANTS, 2**25)(
+        list_plan(archive)
+    ):
         for error, pixels in zip(table["error"].to_pylist(), read_pixels(table), strict=True):
             found.append(error if pixels is None else pixels)
     return found
@@ -98,7 +101,7 @@ def test_of_channels_that_are_pages_only_those_that_are_taken_are_read(tmp_path:
     plain.write("a.tif", encode(range(5), large))
     archive = CountingStorage(plain.uri, plain.options)
     plan, plane = list_plan(plain), large[0].nbytes
-    (table,) = Decode(archive, CONSTANTS, True, 2**25, TRAINED)(plan)
+    (table,) = Decode(ImageReading(archive, True, TRAINED), CONSTANTS, 2**25)(plan)
     assert table["error"].to_pylist() == [None]
     assert 2 * plane <= sum(archive.read_sizes) < 2.2 * plane
 
@@ -107,7 +110,7 @@ def test_an_image_without_the_channels_is_an_error_row_and_is_not_read(tmp_path:
     plain = Storage.of(str(tmp_path))
     plain.write("a.tif", encode((0, 1, 2)))
     archive = CountingStorage(plain.uri, plain.options)
-    (table,) = Decode(archive, CONSTANTS, True, 2**25, TRAINED)(list_plan(plain))
+    (table,) = Decode(ImageReading(archive, True, TRAINED), CONSTANTS, 2**25)(list_plan(plain))
     (row,) = table.to_pylist()
     assert (row["error_type"], row["error_stage"]) == ("unsupported", "decode")
     assert row["error"].startswith("there is no channel mito: the image has the channels DAPI, act")
@@ -126,12 +129,18 @@ def test_windows_take_the_same_channels_as_whole_images(
     classes, rule = (ClassSpec(1, "cell"),), Postprocessing((ObjectRule(),))
     measure = Measure(classes, rule)
     predictor = Predictor(network, CONSTANTS, PredictorConfig(tile=64))
-    large = PredictLarge(archive, predictor, measure, True, lambda *_: None, TRAINED)
+    reading = ImageReading(archive, True, TRAINED)
+    large = PredictLarge(reading, predictor, measure, lambda *_: None)
     found = []
     for pixels in (decode.WHOLE_PIXELS, 1000):
         monkeypatch.setattr(decode, "WHOLE_PIXELS", pixels)
-        decoded = Decode(archive, CONSTANTS, True, 2**25, TRAINED)(list_plan(archive))
-        rows = [measure(each) for table in decoded for each in Predict(predictor, large)(table)]
+        decoded = Decode(ImageReading(archive, True, TRAINED), CONSTANTS, 2**25)(list_plan(archive))
+        rows = [
+            rows
+            for table in decoded
+            for each in Predict(predictor, large)(table)
+            for rows in measure(each)
+        ]
         tables = split_into_tables(pa.concat_tables(rows), RunStamp("run", "model", "config"))
         regions = tables["regions"].sort_by(
             [("image_uri", "ascending"), ("region_id", "ascending")]

@@ -27,6 +27,7 @@ from unet_ray.output.shard_checks import RegionRules, check_shard
 from unet_ray.segmentation.stages import decode
 from unet_ray.segmentation.stages.columns import plan_table
 from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.large_image import PredictLarge
 from unet_ray.segmentation.stages.measure import Measure
 from unet_ray.segmentation.stages.predict import Predict
@@ -65,24 +66,15 @@ def segment(
     measure = Measure(CLASSES, postprocessing, **limits)
     predictor = Predictor(network, constants, PredictorConfig(tile=tile, halo=postprocessing.halo))
     told: list[tuple[int, int]] = []
-    large = PredictLarge(
-        archive,
-        predictor,
-        measure,
-        check_etags=True,
-        post=lambda *tiles: told.append(tiles),
-        pixel_size_um=pixel_size_um,
-        keep_hash=True,
-    )
+    reading = ImageReading(archive, True, pixel_size_um=pixel_size_um, keep_hash=True)
+    large = PredictLarge(reading, predictor, measure, lambda *tiles: told.append(tiles))
     with header_decoders() as decoders:
         plan = plan_table(expand_stacks(decoders, archive, archive.entries()))
     found = []
-    decode_images = Decode(
-        archive, constants, True, block_bytes=2**25, pixel_size_um=pixel_size_um, keep_hash=True
-    )
-    for pixels in decode_images(plan):
+    for pixels in Decode(reading, constants, block_bytes=2**25)(plan):
         predicted = Predict(predictor, large, pixel_size_um)(pixels)
-        found += [measure(prob_u8) for prob_u8 in predicted]
+        for prob_u8 in predicted:
+            found += measure(prob_u8)
     stamp = RunStamp("run", "model", "config")
     return split_into_tables(pa.concat_tables(found), stamp) | {"told": told}
 
@@ -225,7 +217,7 @@ def test_an_image_that_fails_at_any_stage_is_an_error_row(
     assert found["grey.tif"] == (
         "unsupported",
         "decode",
-        "uint16 samples, the model was trained on uint8; convert the image",
+        "uint16 samples, but the model was trained on uint8; convert the image",
     )
     assert found["bomb.tif"][:2] == ("too_large", "decode")
     assert "decompression bomb" in found["bomb.tif"][2]

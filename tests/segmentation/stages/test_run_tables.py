@@ -71,8 +71,10 @@ def test_a_table_may_hold_images_measured_tile_by_tile_beside_others() -> None:
         ),
         probability_table([(failed.fail(ImageError("missing", "gone"), "read"), None)]),
     ]
-    together = split_into_tables(MEASURE(pa.concat_tables(one_by_one)), STAMP)
-    apart = split_into_tables(pa.concat_tables([MEASURE(each) for each in one_by_one]), STAMP)
+    (rows,) = MEASURE(pa.concat_tables(one_by_one))
+    together = split_into_tables(rows, STAMP)
+    rows = pa.concat_tables(rows for each in one_by_one for rows in MEASURE(each))
+    apart = split_into_tables(rows, STAMP)
     for name in SCHEMAS:
         found, expected = (
             tables[name].drop_columns(["segmented_at"] if name == "images" else [])

@@ -14,6 +14,7 @@ from unet_ray.image_sources.sources import expand_stacks, header_decoders, whole
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.segmentation.stages.columns import PIXELS, plan_table
 from unet_ray.segmentation.stages.decode import Decode
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.storage.storage import Content, Storage
 from unet_ray.synthetic import draw_scene, encode
 from unet_ray.tables.binary_columns import table_with, view_samples
@@ -34,7 +35,9 @@ def test_a_file_that_changed_since_it_was_listed_is_not_taken_for_the_listed_one
     archive.write("other.png", encode(draw_scene(50, 60, rng)[0], "png"))
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
     rows = [
-        row for table in Decode(archive, constants, check, 2**25)(plan) for row in table.to_pylist()
+        row
+        for table in Decode(ImageReading(archive, check), constants, 2**25)(plan)
+        for row in table.to_pylist()
     ]
     found = {Path(row["image_uri"]).stem: (row["error_type"], row["height"]) for row in rows}
     assert found == {"same": (None, 30), "other": ("changed", None) if check else (None, 50)}
@@ -49,7 +52,7 @@ def test_how_much_is_read_of_a_file_is_for_its_store_to_say(root: str, stated: i
     archive.write("long.png", small + bytes(_LONG))
     plan = plan_table(whole_file(replace(e, size=stated)) for e in archive.entries())
     constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
-    (found,) = Decode(archive, constants, True, 2**25)(plan)
+    (found,) = Decode(ImageReading(archive, True), constants, 2**25)(plan)
     long, short = found.to_pylist()
     assert (long["error_type"], long["pixels"]) == (None, None) or stated == 2**28
     if stated <= 2**28:
@@ -76,9 +79,8 @@ def test_an_image_costs_one_request_and_requests_wait_side_by_side(
         assert store.requests - before == 40
         assert store.most_under_way > 20
         before, store.most_under_way = store.requests, 0
-        (found,) = Decode(archive, Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3), True, 2**25)(
-            plan
-        )
+        constants = Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3)
+        (found,) = Decode(ImageReading(archive, True), constants, 2**25)(plan)
         assert found["error"].null_count == 40
         assert store.requests - before == 40
         assert store.most_under_way > 20
@@ -120,7 +122,7 @@ def test_a_page_of_a_stack_costs_its_own_bytes(root: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Storage, "read_content", counted)
     constants = Preprocessing("uint8", (0.0,), (1.0,))
-    tables = list(Decode(archive, constants, check_etags=True, block_bytes=2**20)(plan))
+    tables = list(Decode(ImageReading(archive, True), constants, block_bytes=2**20)(plan))
     found = [row for table in tables for row in table.to_pylist()]
     assert [row["page"] for row in found] == list(range(1, 41))
     for row, page in zip(found, pages, strict=True):

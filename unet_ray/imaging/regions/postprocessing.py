@@ -5,7 +5,7 @@ Segmenting, evaluating and tuning all use this code, so that they agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +82,30 @@ class Postprocessing:
     def halo(self) -> int:
         """Width of the surroundings of a part of an image that affect the objects in it (px)."""
         return self.steps or 0
+
+    def override(
+        self, threshold: float | None, min_area: int | None, min_score: float | None
+    ) -> Postprocessing:
+        """Return the same postprocessing with the given values in the rules of all classes.
+
+        Args:
+            threshold: Smallest probability of a pixel; None keeps that of each rule, as below.
+            min_area: Smallest area of an object (px).
+            min_score: Smallest mean probability of an object.
+
+        Raises:
+            InputError: A value is out of bounds.
+        """
+        rules = []
+        for rule in self.rules:
+            if threshold is not None:
+                rule = replace(rule, threshold=threshold)
+            if min_area is not None:
+                rule = replace(rule, min_area=min_area)
+            if min_score is not None:
+                rule = replace(rule, min_score=min_score)
+            rules.append(rule)
+        return replace(self, rules=tuple(rules))
 
     def cut(
         self, index: int, prob_u8_khw: NDArray[np.uint8], inner: tuple[slice, slice] = WHOLE

@@ -73,7 +73,11 @@ class _Parser:
         self._seen.add(element.key)
         where, value = element.where, element.value
         if element.index is None:
-            if element.key == "annotations" and _is_table(value):
+            # LIVECell maps ids to annotations
+            is_table = isinstance(value, dict) and all(
+                isinstance(entry, dict) for entry in value.values()
+            )
+            if element.key == "annotations" and is_table:
                 for number, entry in value.items():
                     self._take_annotation(f"{where}[{shorten(number)}]", entry)
             elif value != []:
@@ -96,8 +100,10 @@ class _Parser:
         unknown = [number for number in self._uses if number not in self._categories]
         if unknown:
             count = sum(self._uses[number] for number in unknown)
-            names = {number: name for number, (name, _) in self._categories.items()}
-            there = ", ".join(f"{shorten(number)} ({name})" for number, name in names.items())
+            known = []
+            for number, (name, _) in self._categories.items():
+                known.append(f"{shorten(number)} ({name})")
+            there = ", ".join(known)
             raise LabelError(
                 f"{count} annotations have a category_id that is not among the categories, the "
                 f"first is {self._first_use[unknown[0]]} with {shorten(unknown[0])}; there are "
@@ -107,8 +113,8 @@ class _Parser:
         if strays and len(strays) == len(self._annotated):
             there = shorten(next(iter(self._images), None))
             raise LabelError(
-                "no annotation has an image_id that is among the images, the first has "
-                f"{shorten(strays[0])}, the first image has {there}; correct the ids"
+                "no annotation has an image_id that is among the images: the first has "
+                f"{shorten(strays[0])}, but the first image has {there}; correct the ids"
             )
         if strays:
             count = sum(self._annotated[number] for number in strays)
@@ -131,7 +137,7 @@ class _Parser:
                 self._builder.left_out["images that are listed twice"] += 1
                 return
             raise LabelError(
-                f"{where} has the id {shorten(number)}, as an image before it; give each its own"
+                f"{where} has the id {shorten(number)} of an image before it; give each its own"
             )
         self._images[number] = entry
         row = self._row_of_image(number)
@@ -142,7 +148,7 @@ class _Parser:
             return
         if self._sizes[first] != size:
             raise LabelError(
-                f"{where}: {name} is listed twice, with {self._sizes[first]} and {size} px; give "
+                f"{where}: {name} is listed twice, with {self._sizes[first]} and {size} px; list "
                 "each image once"
             )
         self._builder.merge_image(row, first)
@@ -157,7 +163,7 @@ class _Parser:
         if known_name != name:
             raise LabelError(
                 f"{known_where} and {where} have the same id {shorten(number)}, but the names "
-                f"{known_name} and {name}"
+                f"{known_name} and {name}; give each category its own"
             )
         class_id = number if isinstance(number, int) and 0 <= number <= MAX_CLASS_ID else None
         self._builder.describe_category(self._row_of_category(number), name, class_id)
@@ -165,7 +171,8 @@ class _Parser:
     def _take_annotation(self, where: str, entry: dict[str, Any]) -> None:
         if "segments_info" in entry:
             raise LabelError(
-                "a COCO panoptic JSON; give its PNGs, converted to class ids, or an instances JSON"
+                "it is a COCO panoptic JSON; give its PNGs, converted to class ids, or an "
+                "instances JSON"
             )
         image = _read_id(where, entry, "image_id")
         category = _read_id(where, entry, "category_id")
@@ -205,7 +212,9 @@ class _Parser:
             yield _read_runs(segmentation)
             return
         if not isinstance(segmentation, list):
-            raise ValueError(f"a segmentation of {shorten(segmentation)}")
+            raise ValueError(
+                f"its segmentation is {shorten(segmentation)}; give a list or an object"
+            )
         is_outline = not isinstance(segmentation[0], list | dict) or _lists_points(segmentation)
         for part in [segmentation] if is_outline else segmentation:
             if isinstance(part, dict):
@@ -235,14 +244,14 @@ def _flatten(part: object) -> list[float]:
         ValueError: The part is not such a list.
     """
     if not isinstance(part, list):
-        raise ValueError(f"an outline of {shorten(part)}")
+        raise ValueError(f"an outline is {shorten(part)}; give a list of coordinates")
     corners = part
     if part and _lists_points(part):
         corners = []
         for point in part:
             corners += (point["x"], point["y"]) if isinstance(point, dict) else point
     if len(corners) % 2:
-        raise ValueError(f"an outline of {len(corners)} numbers, which are not pairs")
+        raise ValueError(f"an outline has {len(corners)} numbers, which are not pairs")
     return corners
 
 
@@ -261,17 +270,17 @@ def _read_runs(segmentation: dict[str, Any]) -> Runs:
     """Return run lengths; raise ValueError if they cannot be read."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     sides = size if isinstance(size, list) else []
-    are_sides = all(type(side) is int and 0 < side < 2**31 for side in sides)
-    if len(sides) != 2 or not are_sides or not isinstance(counts, str | list):
-        raise ValueError(f"run lengths of the size {shorten(size)} with {shorten(counts)}")
+    is_size = len(sides) == 2 and all(type(side) is int and 0 < side < 2**31 for side in sides)
+    if not is_size or not isinstance(counts, str | list):
+        raise ValueError(f"its run lengths have the size {shorten(size)} and {shorten(counts)}")
     height, width = sides
     if isinstance(counts, str):
         if not counts.isascii():
-            raise ValueError(f"run lengths with the counts {shorten(counts)}")
+            raise ValueError(f"its run lengths have the counts {shorten(counts)}; give ASCII text")
         return Runs(counts.encode(), height, width)
     for count in counts:
         if type(count) is not int or not 0 <= count < 2**31:
-            raise ValueError(f"run lengths with the count {shorten(count)}")
+            raise ValueError(f"its run lengths have the count {shorten(count)}; give whole numbers")
     return Runs(compress_counts(np.array(counts, np.int64)), height, width)
 
 
@@ -313,11 +322,6 @@ def _read_size(where: str, entry: dict[str, Any]) -> tuple[int, int] | None:
             raise LabelError(f"{where} has the {key} {shorten(value)}; give a size in px")
         sides.append(int(value or 0))
     return (sides[0], sides[1]) if all(sides) else None
-
-
-def _is_table(value: object) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Tell whether a value maps keys to objects, as LIVECell maps ids to annotations."""
-    return isinstance(value, dict) and all(isinstance(each, dict) for each in value.values())
 
 
 def _is_text(value: object) -> TypeGuard[str]:

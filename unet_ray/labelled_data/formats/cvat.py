@@ -56,7 +56,7 @@ def _recognises(head: bytes) -> bool:
 def _parse(file: BufferedReader, _: str, builder: AnnotationsBuilder) -> None:
     if file.peek(len(_ZIP)).startswith(_ZIP):
         raise LabelError(
-            "a ZIP archive; unzip it, then give the label file that was in it, such as "
+            "it is a ZIP archive; unzip it, then give the label file that was in it, such as "
             "annotations.xml, and its folder of images"
         )
     parser = _Parser(builder)
@@ -81,8 +81,8 @@ class _Parser:
             self._take_image(node)
         elif node.tag == "track":
             raise LabelError(
-                f"line {node.line}: an export for video, which numbers its frames and does not "
-                f"name their files; {_EXPORT_AGAIN}"
+                f"line {node.line}: it is an export for video, which numbers its frames and does "
+                f"not name their files; {_EXPORT_AGAIN}"
             )
 
     def finish(self) -> None:
@@ -104,14 +104,16 @@ class _Parser:
         name, subset = node.attributes.get("name", ""), node.attributes.get("subset", "")
         where = f"line {node.line}"
         if not name:
-            raise LabelError(f"{where}: an image without a name")
+            raise LabelError(f"{where}: the image has no name")
         self._num_images += 1
         size, error = None, None
         try:
             size = _read_size(node)
         except ValueError as failure:
             error = str(failure)
-        labels = hash(tuple(_freeze(child) for child in node.children)) if node.children else None
+        labels = None
+        if node.children:
+            labels = hash(tuple(map(_freeze, node.children)))
         row, is_new = self._images.find_row((name, subset), name=name, where=where, labels=labels)
         if not is_new:
             return
@@ -202,7 +204,7 @@ def _is_crowd(node: Node) -> bool:
 def _read_polygon(node: Node) -> list[Polygon | Runs]:
     text = node.attributes.get("points", "").strip("; \n\t")
     if any(point.count(",") != 1 for point in text.split(";")):
-        raise ValueError(f"a polygon with the points {shorten(text)}")
+        raise ValueError(f"its points are {shorten(text)}; write x,y;x,y;x,y")
     corners = to_numbers(text.replace(";", ",").split(","))
     return [Polygon(corners)] if len(corners) >= 6 else []
 
@@ -211,12 +213,14 @@ def _read_mask(node: Node) -> list[Polygon | Runs]:
     left, top = _read_whole(node, "left"), _read_whole(node, "top")
     width, height = _read_whole(node, "width"), _read_whole(node, "height")
     if not 0 < width * height <= MAX_ARRAY_PIXELS or min(width, height) < 0:
-        raise ValueError(f"a mask of {width}×{height} px; it must have 1 to {MAX_ARRAY_PIXELS} px")
+        raise ValueError(
+            f"its mask has {width}×{height} px; it must have 1 to {MAX_ARRAY_PIXELS} px"
+        )
     text = node.attributes.get("rle", "")
     try:
         counts = np.array([int(count) for count in text.split(",")], np.int64)
     except (ValueError, OverflowError):
-        raise ValueError(f"run lengths of {shorten(text)}") from None
+        raise ValueError(f"its run lengths are {shorten(text)}; give whole numbers") from None
     check_runs(counts, height, width)
     # CVAT's runs go along the rows of the box, and begin outside of the object
     is_inside = np.arange(len(counts)) % 2 == 1
@@ -231,7 +235,7 @@ def _read_ellipse(node: Node) -> list[Polygon | Runs]:
     turn = _read_number(node, "rotation", "0")
     outline = outline_ellipse(centre, radii, math.radians(turn))
     if outline is None:
-        raise ValueError(f"an ellipse with the radii {radii[0]:g} and {radii[1]:g}")
+        raise ValueError(f"its radii are {radii[0]:g} and {radii[1]:g}; both must be above 0")
     return [outline]
 
 

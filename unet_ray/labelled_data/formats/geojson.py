@@ -86,7 +86,7 @@ def _read_records(file: BufferedReader) -> Iterator[tuple[str, Any]]:
     while line := file.readline(_LONGEST_LINE):
         number += 1
         if len(held) + len(line) > _LONGEST_LINE:
-            raise LabelError(f"line {number}: a record of more than {_LONGEST_LINE} bytes")
+            raise LabelError(f"line {number}: a record has more than {_LONGEST_LINE} bytes")
         if is_separated and not line.startswith(_SEPARATOR):
             held += line
             continue
@@ -159,7 +159,7 @@ class _Parser:
         if not self._has_features:
             has_geometry = "coordinates" in self._root or "geometries" in self._root
             if kind != "Feature" and not has_geometry:
-                raise LabelError(f"no GeoJSON with features: its type is {shorten(kind)}")
+                raise LabelError(f"not GeoJSON with features: its type is {shorten(kind)}")
             self.take_value("feature", self._root)
         self._check_qupath()
         uri = self._root.get("image_uri")
@@ -216,22 +216,19 @@ class _Parser:
         if kind:
             flat["objectType"] = kind
             layer = 0 if kind == "annotation" else 1
-            self._count_qupath(feature, kind, has_class=_QUPATH_CLASS in flat)
+            group = "annotations" if kind == "annotation" else "others"
+            self._qupath[group, _QUPATH_CLASS in flat] += 1
+            plane = feature["geometry"].get("plane")
+            if not isinstance(plane, dict):
+                plane = {}
+            z, t = str(plane.get("z", 0)), str(plane.get("t", 0))
+            self._planes.add((z, t))
+            if isinstance(feature.get("nucleusGeometry"), dict):
+                self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
         number = feature.get("id")
         is_id = isinstance(number, int | str) and number not in _QUPATH_KINDS
         label = f"feature {shorten(number)}" if is_id else where
         self._features.add(label, polygons, flat, layer=layer)
-
-    def _count_qupath(self, feature: dict[str, Any], kind: str, has_class: bool) -> None:
-        """Count what `_check_qupath` needs."""
-        group = "annotations" if kind == "annotation" else "others"
-        self._qupath[group, has_class] += 1
-        plane = feature["geometry"].get("plane")
-        if not isinstance(plane, dict):
-            plane = {}
-        self._planes.add((str(plane.get("z", 0)), str(plane.get("t", 0))))
-        if isinstance(feature.get("nucleusGeometry"), dict):
-            self._builder.left_out["nuclei of cells: the cells' outlines are taken"] += 1
 
     def _list_polygons(self, where: str, geometry: object) -> Iterator[list[Sequence[float]]]:
         """Yield the rings of each polygon of a geometry; count other shapes.
@@ -264,7 +261,9 @@ class _Parser:
         if len(self._planes) > 1:
             planes = sorted(self._planes)[:3]
             shown = ", ".join(f"z={z} t={t}" for z, t in planes)
-            raise LabelError(f"objects on several planes ({shown}); export one plane per file")
+            raise LabelError(
+                f"it has objects on several planes ({shown}); export one plane per file"
+            )
         if self._planes - {("0", "0")}:
             self._builder.notes.append(
                 "all objects lie on one plane of a stack (z or t is not 0); the plane is not used"
@@ -275,10 +274,11 @@ class _Parser:
         num_unclassified = sum(self._qupath[kind, False] for kind in kinds)
         if num_unclassified and self._builder.label_property is None:
             raise LabelError(
-                f"annotations beside detections or cells, and {num_unclassified} of them have no "
-                "class: areas in which all was labelled, or objects? Export the detections or the "
-                "annotations alone, or give --label-property objectType, so that the kinds are "
-                "classes, and with it --area-class annotation if the annotations are such areas"
+                "it has annotations beside detections or cells, and "
+                f"{num_unclassified} of them have no class, so the annotations may be objects, or "
+                "areas in which everything was labelled; export the detections or the annotations "
+                "alone, or give --label-property objectType, so that the kinds are classes, and "
+                "add --area-class annotation if the annotations are such areas"
             )
         self._builder.notes.append("annotations are drawn first, detections and cells over them")
 
@@ -340,17 +340,16 @@ def _flatten(properties: dict[str, Any]) -> dict[str, Any]:
 def _flatten_rings(where: str, rings: object) -> list[Sequence[float]]:
     """Return rings whose points are pairs, or triples with a height, as x and y in turn."""
     if not isinstance(rings, list):
-        raise LabelError(f"{where} has a polygon of {shorten(rings)}; give its rings")
+        raise LabelError(f"{where} has the polygon {shorten(rings)}; give its rings")
     flat: list[Sequence[float]] = []
     for ring in rings:
-        if not isinstance(ring, list) or not all(map(_is_point, ring)):
-            raise LabelError(f"{where} has a ring of {shorten(ring)}; give its points")
+        is_ring = isinstance(ring, list) and all(
+            isinstance(point, list) and len(point) >= 2 for point in ring
+        )
+        if not is_ring:
+            raise LabelError(f"{where} has the ring {shorten(ring)}; give its points")
         flat.append([number for point in ring for number in point[:2]])
     return flat
-
-
-def _is_point(value: object) -> bool:
-    return isinstance(value, list) and len(value) >= 2
 
 
 FORMAT = LabelFormat(

@@ -49,8 +49,8 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
     data = bytearray(file.read())
     if data[_VERSIONS] == b"\2\2":
         builder.notes.append(
-            f"{name} is open in another program, or was not closed well: what stands in "
-            f"{name}-wal is not read; close it there and save"
+            f"{name} is open in another program, or was not closed properly: the changes in "
+            f"{name}-wal are not read; save and close it there"
         )
         data[_VERSIONS] = b"\1\1"  # a database in memory has no log
     features = FeatureCollector(builder, name)
@@ -67,7 +67,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
                     is_one_of_several=len(layers) > 1,
                 )
     except (sqlite3.Error, OverflowError, UnicodeDecodeError) as error:
-        raise LabelError(f"no GeoPackage, or a damaged one: {error}") from None
+        raise LabelError(f"not a GeoPackage, or a damaged one: {error}") from None
     features.finish(layers[0].crs)
 
 
@@ -89,7 +89,7 @@ def _list_layers(database: sqlite3.Connection) -> list[_Layer]:
     """
     tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
     if not {"gpkg_contents", "gpkg_geometry_columns"} <= tables:
-        raise LabelError("an SQLite database, but no GeoPackage with layers of features")
+        raise LabelError("it is an SQLite database, but not a GeoPackage with layers of features")
     rows = database.execute(
         "SELECT c.table_name, g.column_name, g.srs_id FROM gpkg_contents c "
         "JOIN gpkg_geometry_columns g ON lower(g.table_name) = lower(c.table_name) "
@@ -101,7 +101,7 @@ def _list_layers(database: sqlite3.Connection) -> list[_Layer]:
         if isinstance(table, str) and isinstance(column, str)
     ]
     if not layers:
-        raise LabelError("a GeoPackage without a layer of features")
+        raise LabelError("the GeoPackage has no layer of features")
     return layers
 
 
@@ -136,9 +136,10 @@ def _read_layer(
     names = [column[0] for column in cursor.description]
     folded = [name.lower() for name in names]
     if layer.geometry.lower() not in folded:
-        raise LabelError(f"layer {layer.table}: no column {layer.geometry}")
+        raise LabelError(f"layer {layer.table} has no column {layer.geometry}")
     place = folded.index(layer.geometry.lower())
-    keys = _list_keys(database, layer.table)
+    described = database.execute(f"PRAGMA table_info({_quote(layer.table)})")
+    keys = {row[1] for row in described if row[5]}  # columns of the primary key
     for number, row, geometry in _read_rows(cursor, place):
         properties, key = {}, []
         for column, (name, value) in enumerate(zip(names, row, strict=True)):
@@ -148,7 +149,8 @@ def _read_layer(
                 properties[name] = value
         if is_one_of_several:
             properties["layer"] = layer.table
-        label = f"feature {key[0] if len(key) == 1 else number} of {layer.table}"
+        identity = key[0] if len(key) == 1 else number
+        label = f"feature {identity} of {layer.table}"
         polygons = list_polygons(geometry, builder)
         if polygons:
             features.add(label, polygons, properties, crs=layer.crs)
@@ -165,12 +167,6 @@ def _read_rows(
         for row, geometry in zip(rows, geometries, strict=True):
             number += 1
             yield number, row, geometry
-
-
-def _list_keys(database: sqlite3.Connection, table: str) -> set[str]:
-    """Return the columns of the primary key of a table."""
-    rows = database.execute(f"PRAGMA table_info({_quote(table)})")
-    return {row[1] for row in rows if row[5]}
 
 
 def _find_wkb(blob: object) -> bytes | None:

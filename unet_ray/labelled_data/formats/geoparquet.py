@@ -45,7 +45,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
                     features.add(f"row {number}", polygons, properties)
                 number += 1
     except (pa.ArrowException, OSError, OverflowError) as error:
-        raise LabelError(f"no Parquet file, or a damaged one: {str(error)[:200]}") from None
+        raise LabelError(f"not a Parquet file, or a damaged one: {str(error)[:200]}") from None
     features.finish(crs)
 
 
@@ -57,18 +57,16 @@ def _find_geometry(table: pq.ParquetFile) -> tuple[str, dict[str, Any]]:
     """
     text = (table.metadata.metadata or {}).get(b"geo")
     if text is None:
-        raise LabelError(
-            "a Parquet file without the `geo` metadata of a GeoParquet; save it as GeoParquet"
-        )
+        raise LabelError("the Parquet file has no `geo` metadata; save it as GeoParquet")
     try:
         geo = json.loads(text)
         column = geo["primary_column"]
         described = geo["columns"][column]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise LabelError(f"a GeoParquet whose metadata make no sense: {shorten(text)}") from None
+        raise LabelError(f"the `geo` metadata cannot be used: {shorten(text)}") from None
     names = table.schema_arrow.names
     if not isinstance(described, dict) or names.count(column) != 1:
-        raise LabelError(f"a GeoParquet whose column {shorten(column)} of geometries is missing")
+        raise LabelError(f"the geometry column {shorten(column)} is missing or not unique")
     return column, described
 
 
@@ -110,7 +108,7 @@ def _list_outlines(
     """Yield the rings of the polygons of each row."""
     if encoding.upper() == "WKB":
         if not _is_binary(column.type):
-            raise LabelError(f"a column of geometries of the type {column.type}, not WKB")
+            raise LabelError(f"the geometry column has the type {column.type}, not WKB")
         empty = shapely.to_wkb(shapely.Polygon())
         encoded = [empty if each is None else each for each in column.to_pylist()]
         for geometry in shapely.from_wkb(encoded, "ignore"):
@@ -131,14 +129,16 @@ def _list_native(
         builder.left_out["features without a geometry"] += 1
         return []
     polygons = [row] if encoding == "polygon" else row
+    flat = list[list[Sequence[float]]]()
     try:
-        return [[_flatten_ring(ring) for ring in rings] for rings in polygons]
+        for rings in polygons:
+            outlines = list[Sequence[float]]()
+            for ring in rings:
+                outlines.append([point[axis] for point in ring for axis in ("x", "y")])
+            flat.append(outlines)
     except (TypeError, KeyError, IndexError):
-        raise LabelError(f"a geometry that is not a {encoding}: {shorten(row)}") from None
-
-
-def _flatten_ring(ring: list[dict[str, float]]) -> list[float]:
-    return [point[axis] for point in ring for axis in ("x", "y")]
+        raise LabelError(f"a geometry is not a {encoding}: {shorten(row)}") from None
+    return flat
 
 
 def _prepare() -> None:

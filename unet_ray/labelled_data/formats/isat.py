@@ -67,9 +67,11 @@ def _read_object(
     layer = layer if isinstance(layer, int | float) else _FIRST_LAYER
     name, group = entry.get("category"), entry.get("group")
     if not is_text(name):
-        return layer, Shape(where, None, error=f"the category {shorten(name)}; give text")
+        return layer, Shape(where, None, error=f"its category is {shorten(name)}; give text")
     if not isinstance(group, int | float | str | None):
-        return layer, Shape(where, name, error=f"the group {shorten(group)}; give a whole number")
+        return layer, Shape(
+            where, name, error=f"its group is {shorten(group)}; give a whole number"
+        )
     try:
         corners = read_corners(entry.get("segmentation"))
     except ValueError as error:

@@ -21,7 +21,6 @@ from unet_ray.labelled_data.formats.label_studio_images import (
 )
 from unet_ray.labelled_data.formats.label_studio_regions import (
     Region,
-    Size,
     collect_regions,
     make_shapes,
 )
@@ -48,7 +47,8 @@ _LINES = (".jsonl", ".ndjson")
 def _recognises(head: bytes) -> bool:
     is_coco = b'"images"' in head and (b'"categories"' in head or b'"file_name"' in head)
     has_task = b'"data"' in head and (b'"annotations"' in head or b'"predictions"' in head)
-    is_known = has_task or any(f'"{key}"'.encode() in head for key in _KEYS)
+    has_own_key = any(f'"{key}"'.encode() in head for key in _KEYS)
+    is_known = has_task or has_own_key
     return _first_character(head) in (b"[", b"{") and is_known and not is_coco
 
 
@@ -108,7 +108,7 @@ def _read_lines(file: BufferedReader) -> Iterator[tuple[str, Any]]:
         except RecursionError:
             raise LabelError(f"line {number}: it is nested too deeply") from None
         except UnicodeDecodeError:
-            raise LabelError(f"line {number}: it is no UTF-8 text; save it as UTF-8") from None
+            raise LabelError(f"line {number}: it is not UTF-8 text; save it as UTF-8") from None
         except json.JSONDecodeError as error:
             raise LabelError(f"line {number}, column {error.colno}: {error.msg}") from None
         except ValueError as error:  # a number of thousands of digits
@@ -170,7 +170,7 @@ class _Parser:
         if self._num_turned:
             self._builder.notes.append(
                 f"images that were turned in Label Studio's view: {self._num_turned}; their labels "
-                "are read as those of the image that is not turned"
+                "are read as those of the image before it was turned"
             )
 
     def _take_record(self, where: str, record: dict[str, Any]) -> None:
@@ -250,7 +250,12 @@ class _Parser:
         shapes = list[DrawnShape]()
         for region in regions:
             shapes += make_shapes(region, size, self._builder.left_out)
-        labels = _hash_shapes(shapes, size)
+        labels = None
+        if shapes:
+            keys: list[Hashable] = [size]
+            for shape in shapes:
+                keys.append((shape.label, shape.error, *map(_freeze, shape.parts)))
+            labels = hash(tuple(keys))
         row, is_new = self._images.find_row(image.name, name=image.name, where=where, labels=labels)
         if not is_new:
             return
@@ -297,7 +302,9 @@ def _read_time(value: object) -> float:
 def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
     """Return the image on which a region was drawn."""
     keys = {image.key for image in images}
-    on_key = [image for image in images if len(keys) == 1 or image.key == region.target]
+    on_key = images
+    if len(keys) > 1:
+        on_key = [image for image in images if image.key == region.target]
     if len(on_key) == 1 and len(keys) == len(images):
         return on_key[0]
     for image in on_key:
@@ -307,17 +314,6 @@ def _find_image(region: Region, images: Sequence[TaskImage]) -> TaskImage:
         f"{region.name} is drawn on image {region.index} of {region.target or 'the task'}, which "
         f"has {len(on_key)} images"
     )
-
-
-def _hash_shapes(shapes: Sequence[DrawnShape], size: Size | None) -> int | None:
-    """Return a hash of the labels of an image; None if it has none."""
-    if not shapes:
-        return None
-    keys: list[Hashable] = [size]
-    for shape in shapes:
-        parts = [_freeze(part) for part in shape.parts]
-        keys.append((shape.label, shape.error, *parts))
-    return hash(tuple(keys))
 
 
 def _freeze(part: Polygon | Runs) -> Hashable:

@@ -62,7 +62,8 @@ def find_task_images(
     ]
     if len(found) > 1:
         return found
-    hints = [images[key][0] for key in images if key != chosen[0] and _is_hint(key)]
+    others = [key for key in images if key != chosen[0]]
+    hints = [images[key][0] for key in others if _is_hint(key)]
     return [replace(found[0], places=(*places, *hints))]
 
 
@@ -93,7 +94,7 @@ def _choose_keys(
         raise LabelError(
             f"{where}: its regions may be drawn on {first} ({shorten(images[first][0])}) or on "
             f"{second} ({shorten(images[second][0])}); give the image the key {_MAIN_KEY} in the "
-            "data of the tasks, or take the other one out"
+            "data of the tasks, or remove the other one"
         )
     return candidates
 

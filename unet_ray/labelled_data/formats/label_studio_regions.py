@@ -81,11 +81,14 @@ def collect_regions(where: str, results: Sequence[Any], left_out: Counter[str]) 
         kind = _find_kind(value) if isinstance(value, dict) else None
         if kind is None or not isinstance(value, dict):
             is_relation = result.get("type") == "relation"
-            left_out["relations" if is_relation else "answers that are no regions"] += 1
+            left_out["relations" if is_relation else "answers that are not regions"] += 1
             continue
         key = result.get("id")
-        if not isinstance(key, str | int):
-            key = _hash_place(where, value)
+        if not isinstance(key, str | int):  # its outline identifies it
+            try:
+                key = hash(json.dumps([value.get(part) for part in _GEOMETRY]))
+            except RecursionError:
+                raise LabelError(f"{where}: a result is nested too deeply") from None
         index = _read_index(result, value)
         target = result.get("to_name")
         if not isinstance(target, str):
@@ -134,20 +137,12 @@ def make_shapes(region: Region, size: Size | None, left_out: Counter[str]) -> li
                 return []
             parts.append(found)
     if len(region.labels) > 1:
-        left_out["regions with several labels: they are an object of each"] += 1
+        left_out["regions with several labels: taken as an object of each"] += 1
     labels: list[str | None] = [*region.labels] or [None]
     return [
         DrawnShape(region.name, label, parts, is_box=region.kind == "boxes", error=error)
         for label in labels
     ]
-
-
-def _hash_place(where: str, value: Mapping[str, Any]) -> int:
-    """Return a hash of the outline of a region, for use as its id."""
-    try:
-        return hash(json.dumps([value.get(part) for part in _GEOMETRY]))
-    except RecursionError:
-        raise LabelError(f"{where}: a result is nested too deeply") from None
 
 
 def _find_kind(value: Mapping[str, Any]) -> str | None:
@@ -192,7 +187,7 @@ def _read_size(holder: Mapping[str, Any]) -> Size | None:
         return None
     width, height = to_number(sides[0]), to_number(sides[1])
     if not (width >= 1 and height >= 1 and width.is_integer() and height.is_integer()):
-        raise ValueError(f"an image of {width:g}×{height:g} px")
+        raise ValueError(f"its image has {width:g}×{height:g} px; give whole numbers from 1")
     return int(width), int(height)
 
 
@@ -206,13 +201,13 @@ def _read_index(result: Mapping[str, Any], value: Mapping[str, Any]) -> int:
 def _read_brush(value: Mapping[str, Any], size: Size | None) -> Runs | str:
     data = value.get("rle")
     if not isinstance(data, list) or not data:
-        raise ValueError("a brush stroke without run lengths (rle)")
+        raise ValueError("it has no run lengths (rle)")
     if size is None:
-        raise ValueError("a brush stroke on an image of unknown size (original_width)")
+        raise ValueError("its image has no known size (original_width)")
     try:
         code = bytes(data)
     except (TypeError, ValueError):
-        raise ValueError(f"run lengths of {shorten(data)}; they must be bytes") from None
+        raise ValueError(f"its run lengths are {shorten(data)}; they must be bytes") from None
     return encode_mask(decode_brush(code, size[1], size[0])) or "brush strokes without pixels"
 
 
@@ -220,18 +215,20 @@ def _read_bitmask(value: Mapping[str, Any], size: Size | None) -> Runs | str:
     """Return the pixels of a PNG that are not transparent."""
     url = value.get("imageDataURL") or value.get("maskDataURL")
     if not (isinstance(url, str) and url.startswith("data:image/png;")):
-        raise ValueError(f"a bitmask of {shorten(url)}; it must be a PNG")
+        raise ValueError(f"its bitmask is {shorten(url)}; it must be a PNG")
     is_inside = read_png_mask(read_base64(url))
     height, width = is_inside.shape
     if size is not None and (width, height) != size:
-        raise ValueError(f"a bitmask of {width}×{height} px on an image of {size[0]}×{size[1]} px")
+        raise ValueError(
+            f"its bitmask has {width}×{height} px, but the image has {size[0]}×{size[1]} px"
+        )
     return encode_mask(is_inside) or "bitmasks without pixels"
 
 
 def _read_polygon(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
     points = value.get("points")
     if not isinstance(points, list) or not all(isinstance(each, list) for each in points):
-        raise ValueError(f"a polygon with the points {shorten(points)}")
+        raise ValueError(f"its points are {shorten(points)}; give pairs")
     if value.get("closed") is False:
         return "polygons that were not closed"
     return _make_polygon(points, size)
@@ -240,7 +237,7 @@ def _read_polygon(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
 def _read_vector(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
     vertices = value.get("vertices")
     if not isinstance(vertices, list) or not all(isinstance(each, dict) for each in vertices):
-        raise ValueError(f"a vector path with the vertices {shorten(vertices)}")
+        raise ValueError(f"its vertices are {shorten(vertices)}; give objects")
     if value.get("closed") is not True or any(each.get("isBezier") for each in vertices):
         return "vector paths that are open or have curves"
     return _make_polygon([[each.get("x"), each.get("y")] for each in vertices], size)
@@ -248,7 +245,7 @@ def _read_vector(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
 
 def _make_polygon(points: list[list[Any]], size: Size | None) -> Polygon | str:
     if any(len(point) != 2 for point in points):
-        raise ValueError(f"a polygon with the points {shorten(points)}")
+        raise ValueError(f"its points are {shorten(points)}; give pairs")
     if len(points) < 3:
         return FEW_POINTS
     corners = to_numbers([number for point in points for number in point])
@@ -261,7 +258,7 @@ def _read_ellipse(value: Mapping[str, Any], size: Size | None) -> Polygon | str:
     turn = _read_turn(value, size)
     outline = outline_ellipse(centre, radii, math.radians(turn))
     if outline is None:
-        raise ValueError(f"an ellipse with the radii {radii[0]:g} and {radii[1]:g} px")
+        raise ValueError(f"its radii are {radii[0]:g} and {radii[1]:g} px; both must be above 0")
     return _unscale(outline.outer, size)
 
 
@@ -292,7 +289,7 @@ def _read_pair(
 def _read_turn(value: Mapping[str, Any], size: Size | None) -> float:
     turn = to_number(value.get("rotation") or 0)
     if turn % 360 and size is None:
-        raise ValueError("a turned region on an image of unknown size (original_width)")
+        raise ValueError("it is turned, but its image has no known size (original_width)")
     return turn
 
 

@@ -73,14 +73,14 @@ def _read_shape(
     if type(name) is int:
         name = str(name)
     if not is_text(name):
-        return Shape(where, None, error=f"the label {shorten(name)}; give text")
+        return Shape(where, None, error=f"its label is {shorten(name)}; give text")
     kind = entry.get("shape_type") or "polygon"
     if not isinstance(kind, str) or kind in _LEFT_OUT:
         builder.left_out[_LEFT_OUT.get(str(kind), "shapes of an unknown type")] += 1
         return None
     group = entry.get("group_id")
     if not isinstance(group, int | str | None):
-        return Shape(where, name, error=f"the group_id {shorten(group)}; give a whole number")
+        return Shape(where, name, error=f"its group_id is {shorten(group)}; give a whole number")
     try:
         part = _read_part(kind, entry, size, builder)
     except ValueError as error:
@@ -109,7 +109,7 @@ def _read_part(
         return _read_mask(corners, entry.get("mask"), size)
     if kind == "circle":
         if len(corners) != 4:
-            raise ValueError(f"a circle of {len(corners) // 2} points; give centre and rim")
+            raise ValueError(f"the circle has {len(corners) // 2} points; give centre and rim")
         x, y, rim_x, rim_y = corners
         radius = math.hypot(rim_x - x, rim_y - y)
         circle = outline_ellipse((x, y), (radius, radius))
@@ -130,9 +130,9 @@ def _read_part(
 
 
 def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None) -> Runs:
-    """Return a mask; its corners are pixels of it, and give its place."""
+    """Return a mask; its two corners are pixels of the image, and give its place."""
     if len(corners) != 4:
-        raise ValueError(f"a mask with {len(corners) // 2} corners; give two")
+        raise ValueError(f"its mask has {len(corners) // 2} corners; give two")
     mask_hw = read_png_mask(read_base64(code))
     height, width = mask_hw.shape
     x1, y1, x2, y2 = [round(corner) for corner in corners]
@@ -142,11 +142,12 @@ def _read_mask(corners: list[float], code: object, size: tuple[int, int] | None)
     if abs(stated_width - width) > 1 or abs(stated_height - height) > 1:
         if (width, height) == size:
             raise ValueError(
-                f"a mask of the size of the image, {width}×{height} px, whose corners are those of "
-                f"a part of it; give the corners 0, 0 and {width - 1}, {height - 1}, or the part"
+                f"its mask has the size of the image, {width}×{height} px, but its corners are "
+                f"those of a part; give the corners 0, 0 and {width - 1}, {height - 1}, or the part"
             )
         raise ValueError(
-            f"a mask of {width}×{height} px whose corners say {stated_width}×{stated_height} px"
+            f"its mask has {width}×{height} px, but its corners span "
+            f"{stated_width}×{stated_height} px"
         )
     return place_mask(mask_hw, left=min(x1, x2), top=min(y1, y2), size=size)
 

@@ -100,7 +100,7 @@ def parse_labels(file: BufferedReader, name: str, label_property: str | None = N
             each.parse(file, name, builder)
             return builder.build()
     known = ", ".join(each.name for each in of_suffix or FORMATS)
-    raise LabelError(f"it has none of the forms that are read: {known}; {_describe_start(head)}")
+    raise LabelError(f"it is in none of the supported formats: {known}; {_describe_start(head)}")
 
 
 def _describe_start(head: bytes) -> str:

@@ -70,7 +70,7 @@ def _read_object(
     """Return an object; None for one that is counted and left out."""
     name = entry.get("classTitle")
     if not is_text(name):
-        return Shape(where, None, error=f"the classTitle {shorten(name)}; give text")
+        return Shape(where, None, error=f"its classTitle is {shorten(name)}; give text")
     bitmap, kind = entry.get("bitmap"), entry.get("geometryType")
     if kind is None:
         kind = "bitmap" if bitmap else "polygon"
@@ -89,13 +89,13 @@ def _read_object(
 def _read_bitmap(bitmap: object, size: tuple[int, int] | None) -> Runs:
     """Return a mask from a zlib-compressed PNG and its origin pixel."""
     if not isinstance(bitmap, dict):
-        raise ValueError(f"a bitmap of {shorten(bitmap)}; give data and origin")
+        raise ValueError(f"its bitmap is {shorten(bitmap)}; give data and origin")
     left, top = read_corners([bitmap.get("origin")])
     data = read_base64(bitmap.get("data"))
     try:
         png = zlib.decompressobj().decompress(data, _LARGEST_PNG)
     except zlib.error:
-        raise ValueError("a bitmap that is not compressed by zlib") from None
+        raise ValueError("its bitmap is not compressed by zlib") from None
     return place_mask(read_png_mask(png), left=round(left), top=round(top), size=size)
 
 
@@ -106,16 +106,16 @@ def _read_outline(kind: str, points: object, builder: AnnotationsBuilder) -> Pol
     pixels, and the corners of a polygon are centres of pixels. Otherwise they are positions.
     """
     if not isinstance(points, dict):
-        raise ValueError(f"points of {shorten(points)}; give exterior and interior")
+        raise ValueError(f"its points are {shorten(points)}; give exterior and interior")
     outer = read_corners(points.get("exterior"))
     holes = points.get("interior") or []
     if not isinstance(holes, list):
-        raise ValueError(f"an interior of {shorten(holes)}; give a list")
+        raise ValueError(f"its interior is {shorten(holes)}; give a list")
     rings = [outer, *map(read_corners, holes)]
     are_pixels = all(number.is_integer() for ring in rings for number in ring)
     if kind == "rectangle":
         if len(outer) != 4:
-            raise ValueError(f"a rectangle of {len(outer) // 2} corners; give two")
+            raise ValueError(f"the rectangle has {len(outer) // 2} corners; give two")
         builder.left_out["rectangles: all of their pixels are taken as the object"] += 1
         x1, y1, x2, y2 = outer
         right, bottom = max(x1, x2) + are_pixels, max(y1, y2) + are_pixels
@@ -124,7 +124,10 @@ def _read_outline(kind: str, points: object, builder: AnnotationsBuilder) -> Pol
         builder.left_out[FEW_POINTS] += 1
         return None
     shift = 0.5 if are_pixels else 0.0
-    moved = [[number + shift for number in ring] for ring in rings if len(ring) >= 6]
+    moved = []
+    for ring in rings:
+        if len(ring) >= 6:
+            moved.append([number + shift for number in ring])
     return Polygon(moved[0], moved[1:])
 
 

@@ -65,7 +65,7 @@ def _add_images(images: Iterable[tuple[str, Any]], builder: AnnotationsBuilder) 
     known: dict[tuple[str, ...], str] = {}
     for where, entry in images:
         if not isinstance(entry, dict) or not is_text(entry.get("filename")):
-            raise LabelError(f"{where}: an image without a filename")
+            raise LabelError(f"{where}: the image has no filename")
         places = _list_places(entry)
         key = (entry["filename"], *places)
         if key in known:
@@ -98,12 +98,12 @@ def _list_images(file: BufferedReader) -> Iterator[tuple[str, Any]]:
             has_images = True
             if element.index is not None or not isinstance(element.value, dict):
                 raise LabelError(
-                    f"no VIA JSON of version 1 or 2: {element.where or 'it'} is "
+                    f"not a VIA JSON of version 1 or 2: {element.where or 'it'} is "
                     f"{shorten(element.value)}; export annotations as JSON"
                 )
             yield shorten(element.key), element.value
     if not has_images:
-        raise LabelError("no VIA JSON: it has no images; export annotations as JSON")
+        raise LabelError("not a VIA JSON: it has no images; export annotations as JSON")
 
 
 def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
@@ -115,10 +115,13 @@ def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
         columns = [name.lstrip("#") for name in next(rows, [])]
         missing = [name for name in _COLUMNS if name not in columns]
         if missing:
-            raise LabelError(f"no VIA CSV: it has no column {missing[0]}")
+            raise LabelError(f"not a VIA CSV: it has no column {missing[0]}")
         for cells in rows:
             if len(cells) != len(columns):
-                raise LabelError(f"line {rows.line_num} has not as many cells as the first line")
+                raise LabelError(
+                    f"line {rows.line_num} has {len(cells)} cells, but the first line has "
+                    f"{len(columns)}"
+                )
             row = dict(zip(columns, cells, strict=True))
             name = row["filename"]
             image = images.setdefault((name, row["file_size"]), {"filename": name, "regions": []})
@@ -128,9 +131,9 @@ def _list_rows(file: BufferedReader) -> Iterator[tuple[str, Any]]:
                 region = {"shape_attributes": shape, "region_attributes": attributes}
                 image["regions"].append(region)
     except csv.Error as error:
-        raise LabelError(f"line {rows.line_num}: no CSV: {error}") from None
+        raise LabelError(f"line {rows.line_num}: not valid CSV: {error}") from None
     except UnicodeDecodeError:
-        raise LabelError("no UTF-8 text; save it as UTF-8") from None
+        raise LabelError("not UTF-8 text; save it as UTF-8") from None
     finally:
         text.detach()
     for (name, size), image in images.items():
@@ -141,7 +144,7 @@ def _read_cell(text: str, line: int) -> object:
     try:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
-        raise LabelError(f"line {line}: attributes that are no JSON") from None
+        raise LabelError(f"line {line}: its attributes are not JSON") from None
 
 
 def _list_places(entry: dict[str, Any]) -> list[str]:
@@ -185,7 +188,7 @@ def _read_part(shape: object, builder: AnnotationsBuilder) -> Polygon | None:
         ValueError: The region cannot be drawn.
     """
     if not isinstance(shape, dict):
-        raise ValueError(f"shape_attributes of {shorten(shape)}")
+        raise ValueError(f"its shape_attributes are {shorten(shape)}; give an object")
     kind = str(shape.get("name"))
     if kind == "polygon":
         return _read_polygon(shape, builder)
@@ -210,7 +213,7 @@ def _read_part(shape: object, builder: AnnotationsBuilder) -> Polygon | None:
 def _read_polygon(shape: dict[str, Any], builder: AnnotationsBuilder) -> Polygon | None:
     xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
     if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-        raise ValueError("a polygon with unequal all_points_x and all_points_y")
+        raise ValueError("its all_points_x and all_points_y are not lists of equal length")
     corners = read_numbers([number for point in zip(xs, ys, strict=True) for number in point])
     if len(corners) < 6:
         builder.left_out[FEW_POINTS] += 1
@@ -262,13 +265,13 @@ def _classify(
         return shape
     names = [_ONLY_CLASS] if attribute is None else _list_classes(values.get(attribute))
     if len(names) > 1:
-        error = f"several classes, {', '.join(map(shorten, names[:3]))}; tick one"
+        error = f"it has several classes, {', '.join(map(shorten, names[:3]))}; tick one"
         return replace(shape, error=error)
     if not names:
         builder.left_out["regions without a class: their pixels are not counted"] += 1
         return shape
     if not is_text(names[0]):
-        return replace(shape, error=f"the class {shorten(names[0])}; give text")
+        return replace(shape, error=f"its class is {shorten(names[0])}; give text")
     return replace(shape, category=names[0])
 
 

@@ -43,6 +43,8 @@ _LONGEST_LINE = 2**24
 """Longest line (characters): a polygon of half a million corners."""
 _LONGEST_YAML = 2**20
 """Largest YAML (bytes); a thousand names take 20 KB."""
+_NULLS = ("", "~", "null", "Null", "NULL")
+"""Texts that are null in YAML unless they are quoted."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _IMAGE_PATH = re.compile(r"\.(jpe?g|jpe|png|tiff?|bmp|webp|gif|jp2|avif)$", re.IGNORECASE)
 _FORM = "a line is a class number and the corners x y x y …, as shares of width and height"
@@ -102,7 +104,7 @@ def _parse(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None
         line = _read_line(f"line {number}", fields)
         key = line.number, line.values.tobytes()
         if key in seen:
-            builder.left_out["lines that stand twice"] += 1
+            builder.left_out["repeated lines"] += 1
             continue
         seen.add(key)
         lines.append(line)
@@ -127,7 +129,7 @@ def _read_lines(file: BufferedReader) -> Iterator[tuple[int, str]]:
                 raise LabelError(f"line {number} has more than {_LONGEST_LINE} characters")
             yield number, line.rstrip("\n")
     except UnicodeDecodeError:
-        raise LabelError(f"no UTF-8 text after line {number}; save it as UTF-8") from None
+        raise LabelError(f"not UTF-8 text after line {number}; save it as UTF-8") from None
     finally:
         text.detach()
 
@@ -145,7 +147,8 @@ def _list_places(stem: str) -> list[str]:
     parts = stem.split("/")
     for place in reversed(range(len(parts) - 1)):
         if parts[place] == "labels":
-            return ["/".join([*parts[:place], "images", *parts[place + 1 :]])]
+            parts[place] = "images"
+            return ["/".join(parts)]
     return []
 
 
@@ -155,12 +158,12 @@ def _read_line(where: str, fields: list[str]) -> _Line:
             remedy = "; write decimal points, and blanks between numbers" if "," in field else ""
             what = "a coordinate" if place else "the class"
             raise LabelError(
-                f"{where}: {shorten(field)} is no number, but stands for {what}{remedy}; {_FORM}"
+                f"{where}: {what} is {shorten(field)}, which is not a number{remedy}; {_FORM}"
             )
     number = float(fields[0])
     values = array("d", map(float, fields[1:]))
     if not (0 <= number <= MAX_CLASS_ID and number.is_integer()):
-        raise LabelError(f"{where}: the class {fields[0]}; give a whole number from 0; {_FORM}")
+        raise LabelError(f"{where}: the class is {fields[0]}; give a whole number from 0; {_FORM}")
     if len(values) < 2:
         raise LabelError(f"{where}: no outline follows the class; {_FORM}")
     return _Line(where, int(number), values)
@@ -189,22 +192,18 @@ def _drop_extras(lines: list[_Line], builder: AnnotationsBuilder) -> Iterator[_L
         elif len(values) % 2:
             if len(values) < 5:
                 raise LabelError(f"{line.where} has {len(values)} numbers after the class; {_FORM}")
-            _check_extra(line, builder)
+            last = values[-1]
+            if 0 <= last <= 1:
+                builder.left_out["confidences"] += 1
+            elif last > 1 and last.is_integer() and max(values[:-1]) <= 1 + _SLACK:
+                builder.left_out["numbers of tracks"] += 1
+            else:
+                raise LabelError(
+                    f"{line.where} has {len(values)} numbers after the class, which are not pairs, "
+                    f"and the last, {last:g}, is not a confidence; {_FORM}"
+                )
             values = values[:-1]
         yield _Line(line.where, line.number, values)
-
-
-def _check_extra(line: _Line, builder: AnnotationsBuilder) -> None:
-    last = line.values[-1]
-    if 0 <= last <= 1:
-        builder.left_out["confidences"] += 1
-    elif last > 1 and last.is_integer() and max(line.values[:-1]) <= 1 + _SLACK:
-        builder.left_out["numbers of tracks"] += 1
-    else:
-        raise LabelError(
-            f"{line.where} has {len(line.values)} numbers after the class, which are not pairs, "
-            f"and the last, {last:g}, is not a confidence; {_FORM}"
-        )
 
 
 def _add_object(builder: AnnotationsBuilder, image: int, category: int, line: _Line) -> None:
@@ -213,8 +212,8 @@ def _add_object(builder: AnnotationsBuilder, image: int, category: int, line: _L
     if low < -_FARTHEST or high > 1 + _FARTHEST:
         farthest = high if high > 1 - low else low
         raise LabelError(
-            f"{line.where} has the coordinate {farthest:g}: pixels or per cent? Give shares of "
-            "width and height, from 0 to 1"
+            f"{line.where} has the coordinate {farthest:g}, perhaps in pixels or per cent; give "
+            "shares of width and height, from 0 to 1"
         )
     if len(values) == 2:
         builder.left_out[FEW_POINTS] += 1
@@ -239,8 +238,9 @@ def _read_box(line: _Line) -> Polygon | None:
         return None
     if not line.box_fits:
         raise LabelError(
-            f"{line.where} has four numbers, which as centre, width and height of a box leave the "
-            "image, and as two corners are no outline; give x y width height, or three corners"
+            f"{line.where} has four numbers: as centre, width and height, they are a box that "
+            "leaves the image, and two corners are not an outline; give x y width height, or three "
+            "corners"
         )
     return outline_box(
         left=x - width / 2, top=y - height / 2, right=x + width / 2, bottom=y + height / 2
@@ -250,8 +250,10 @@ def _read_box(line: _Line) -> Polygon | None:
 def _is_box(corners: array[float]) -> bool:
     """Tell whether opposite sides of an outline of four corners are parallel and equally long."""
     x1, y1, x2, y2, x3, y3, x4, y4 = corners
-    # true if both diagonals have the same centre
-    return abs(x1 + x3 - x2 - x4) < 1e-4 and abs(y1 + y3 - y2 - y4) < 1e-4
+    # both diagonals have the same centre
+    is_same_x = abs(x1 + x3 - x2 - x4) < 1e-4
+    is_same_y = abs(y1 + y3 - y2 - y4) < 1e-4
+    return is_same_x and is_same_y
 
 
 def _parse_names(file: BufferedReader, name: str, builder: AnnotationsBuilder) -> None:
@@ -273,7 +275,7 @@ def _list_names(file: BufferedReader) -> Iterator[str]:
             continue
         if first_blank:
             raise LabelError(
-                f"line {first_blank} is blank, so that the numbers of the classes after it can be "
+                f"line {first_blank} is blank, so the numbers of the classes after it can be "
                 "read in two ways; remove the line, or give the class a name"
             )
         yield text
@@ -286,7 +288,7 @@ class _NodeLoader(yaml.BaseLoader):
         """Return the next node."""
         if self.check_event(yaml.AliasEvent):
             line = self.peek_event().start_mark.line + 1
-            raise LabelError(f"line {line}: an alias; write out what it stands for")
+            raise LabelError(f"line {line}: aliases are not read; write out what it stands for")
         return super().compose_node(parent, index)
 
 
@@ -294,17 +296,19 @@ def _read_yaml_names(file: BufferedReader, builder: AnnotationsBuilder) -> dict[
     """Return number → name of the classes of a data.yaml."""
     root = _compose_yaml(file)
     if not isinstance(root, yaml.MappingNode):
-        raise LabelError("no data.yaml: it is no list of keys and values")
+        raise LabelError("not a data.yaml: it does not hold keys and values")
     values = {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
     if "kpt_shape" in values:
         raise LabelError(
-            f"line {_line_of(values['kpt_shape'])}: kpt_shape, so that the label files hold "
-            "keypoints and no outlines; export segmentation"
+            f"line {_line_of(values['kpt_shape'])}: kpt_shape means that the label files hold "
+            "keypoints, not outlines; export segmentation"
         )
     names, count = values.get("names"), values.get("nc")
     if names is None and count is None:
-        raise LabelError("no data.yaml: it has neither names nor nc")
-    if names is None or _is_null(names):
+        raise LabelError("not a data.yaml: it has neither names nor nc")
+    if isinstance(names, yaml.ScalarNode) and not names.style and names.value in _NULLS:
+        names = None
+    if names is None:
         builder.notes.append("data.yaml has no names: classes are called by their numbers")
         return {}
     found = _read_names(names)
@@ -320,21 +324,21 @@ def _read_yaml_names(file: BufferedReader, builder: AnnotationsBuilder) -> dict[
 def _compose_yaml(file: BufferedReader) -> yaml.Node | None:
     data = file.read(_LONGEST_YAML + 1)
     if len(data) > _LONGEST_YAML:
-        raise LabelError(f"a YAML of more than {_LONGEST_YAML} bytes, which is no data.yaml")
+        raise LabelError(f"the YAML has more than {_LONGEST_YAML} bytes, the limit of a data.yaml")
     try:
         return yaml.compose(data.decode("utf-8-sig"), _NodeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise LabelError(f"{line}no YAML: {error.problem or error.context}") from None
+        raise LabelError(f"{line}not valid YAML: {error.problem or error.context}") from None
     except RecursionError:
-        raise LabelError("no data.yaml: it is nested too deeply") from None
+        raise LabelError("not a data.yaml: it is nested too deeply") from None
     except UnicodeDecodeError:
-        raise LabelError("no UTF-8 text; save it as UTF-8") from None
+        raise LabelError("not UTF-8 text; save it as UTF-8") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         if isinstance(error, LabelError):
             raise
-        raise LabelError(f"no YAML: {str(error).splitlines()[0]}") from None
+        raise LabelError(f"not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _read_names(node: yaml.Node) -> dict[int, str]:
@@ -349,7 +353,7 @@ def _read_names(node: yaml.Node) -> dict[int, str]:
         is_number = isinstance(number, str) and re.fullmatch(r"\d{1,10}", number, re.ASCII)
         if not is_number or int(number) > MAX_CLASS_ID or int(number) in found:
             raise LabelError(
-                f"line {_line_of(key)}: the number {shorten(number)} of a class; give each class "
+                f"line {_line_of(key)}: a class has the number {shorten(number)}; give each class "
                 "a whole number of its own"
             )
         found[int(number)] = _read_name(value)
@@ -359,13 +363,8 @@ def _read_names(node: yaml.Node) -> dict[int, str]:
 def _read_name(node: yaml.Node) -> str:
     name = node.value if isinstance(node, yaml.ScalarNode) else None
     if not is_text(name):
-        raise LabelError(f"line {_line_of(node)}: the name of a class is no text")
+        raise LabelError(f"line {_line_of(node)}: the name of a class is not text")
     return str(name)
-
-
-def _is_null(node: yaml.Node) -> bool:
-    is_plain = isinstance(node, yaml.ScalarNode) and not node.style
-    return is_plain and node.value in ("", "~", "null", "Null", "NULL")
 
 
 def _line_of(node: yaml.Node) -> int:

@@ -75,19 +75,19 @@ def _take_guess(guess: Guess | None, names: Sequence[str], plain: str) -> Groupi
     if guess and guess.is_accepted:
         note = (
             f"names look like those of {guess.what}, which stay together: "
-            f"{_show_groups(names, guess.groups)}; --group-by none takes them {plain} by {plain}"
+            f"{_show_groups(names, guess.groups)}; --group-by none makes each {plain} its own group"
         )
         return Grouping(guess.what, guess.groups, (note,))
     if len(set(names)) < 2:
         return Grouping(plain, tuple(names))
     note = (
-        f"images are taken {plain} by {plain}; where some belong together (tiles of a slide, "
-        "frames of a clip, images of a patient), --group-by keeps them together"
+        f"each {plain} is a group of its own; if some belong together (tiles of a slide, frames of "
+        "a clip, images of a patient), --group-by keeps them together"
     )
     if guess:
         note += (
             f"; names look like those of {guess.what} ({_show_groups(names, guess.groups)}), which "
-            "are too few or too large to be taken unasked"
+            "are too few or too large to be taken without --group-by"
         )
     return Grouping(plain, tuple(names), (note,))
 
@@ -155,8 +155,8 @@ def _group_by_folder(level: int, names: Sequence[str]) -> list[str]:
         groups,
         names,
         flag=f"--group-by {level}",
-        fault="lie less deep below --images",
-        remedy="give a level that all have, or a folder further up as --images",
+        fault="have no folder at that level",
+        remedy="give a level that all files have, or a folder further up as --images",
     )
     return groups
 
@@ -167,14 +167,14 @@ def _group_by_expression(text: str, names: Sequence[str]) -> list[str]:
         groups = _match(text, names)
     except (re.error, OverflowError, RecursionError) as error:
         raise InputError(
-            f"--group-by {text}: neither none, nor a level of folders (-1), nor a column of a "
+            f"--group-by {text} is neither none, nor a level of folders (-1), nor a column of a "
             f"manifest, nor a regular expression: {error}"
         ) from None
     _check_all(
         groups,
         names,
         flag=f"--group-by {text}",
-        fault="have nothing that this regular expression finds in their paths",
+        fault="do not match this regular expression",
         remedy="widen it",
     )
     return groups
@@ -215,7 +215,7 @@ def _read_column(text: str, labelled: LabelledSet, images: str) -> dict[str, str
 def _check_no_column(text: str, labelled: LabelledSet, images: str) -> None:
     if _read_column(text, labelled, images) is not None:
         raise InputError(
-            f"--group-by {text} has a meaning of its own, and is a column of the manifest as well; "
+            f"--group-by {text} has a meaning of its own, but is also a column of the manifest; "
             "rename the column"
         )
 

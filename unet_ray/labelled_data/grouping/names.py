@@ -89,9 +89,11 @@ class Guess:
 
     @property
     def is_accepted(self) -> bool:
-        """True if groups are numerous and small enough to split images by them unasked."""
+        """True if groups are numerous and small enough to be used without --group-by."""
         sizes = Counter(self.groups)
-        return len(sizes) >= _MIN_GROUPS and max(sizes.values()) <= _MAX_SHARE * len(self.groups)
+        if len(sizes) < _MIN_GROUPS:
+            return False
+        return max(sizes.values()) <= _MAX_SHARE * len(self.groups)
 
 
 def guess_groups(names: Sequence[str]) -> Guess | None:
@@ -158,15 +160,17 @@ def _find_grids(stems: Mapping[str, str]) -> dict[str, str]:
     for group, pair in found.values():
         places[group].append(pair)
     num_in_grids = sum(len(pairs) for pairs in places.values() if _fill_grid(pairs))
-    are_tiles = gcd(*numbers) >= _LEAST_STRIDE or num_in_grids >= _USUAL * len(found)
-    return _name_groups(found) if are_tiles else {}
+    are_offsets = gcd(*numbers) >= _LEAST_STRIDE
+    are_grids = num_in_grids >= _USUAL * len(found)
+    return _name_groups(found) if are_offsets or are_grids else {}
 
 
 def _fill_grid(places: Sequence[tuple[int, ...]]) -> bool:
     """Tell whether tiles make up at least half of a grid of several rows and columns."""
     num_rows = len({row for row, _ in places})
     num_columns = len({column for _, column in places})
-    return min(num_rows, num_columns) > 1 and 2 * len(places) >= num_rows * num_columns
+    is_grid = min(num_rows, num_columns) > 1
+    return is_grid and 2 * len(places) >= num_rows * num_columns
 
 
 def _find_counted(stems: Mapping[str, str]) -> dict[str, str]:

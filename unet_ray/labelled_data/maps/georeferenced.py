@@ -40,7 +40,7 @@ from unet_ray.labelled_data.pairing.image_names import find_images
 _MOST_PIXELS = 10**6
 """Upper limit of coordinates in an image (px); slides have up to about 200,000."""
 _ELSEWHERE = "features that lie on no image"
-_NO_NUMBER = "features with coordinates that are no numbers, or have no place in an image's system"
+_NO_NUMBER = "features with coordinates that are not numbers, or have no place in an image's system"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def place_on_images(
     except LabelError as error:
         raise InputError(f"{named}: {error}") from None
     except shapely.errors.GEOSException as error:
-        raise InputError(f"{named}: outlines that cannot be cut: {one_line(error)}") from None
+        raise InputError(f"{named}: outlines cannot be cut: {one_line(error)}") from None
 
 
 class _Placement:
@@ -121,7 +121,9 @@ class _Placement:
         self._label_crs = label_crs
         self._rows = annotations.images.to_pylist()
         # a file without image names is identified by its places; an unusable one, by its name
-        files = {tuple(row["places"] or ()) or (row["name"],) for row in self._rows}
+        files = set[tuple[str, ...]]()
+        for row in self._rows:
+            files.add(tuple(row["places"] or (row["name"],)))
         self._has_many_files = len(files) > 1
         self._row_of_object = annotations.objects["image"].to_numpy()
         self._builder = AnnotationsBuilder()
@@ -213,7 +215,10 @@ class _Placement:
         """
         is_met = np.zeros(len(objects), bool)
         row_of = self._row_of_object[objects]
-        named = {index for targets in allowed.values() if len(targets) == 1 for index in targets}
+        named = set[int]()
+        for targets in allowed.values():
+            if len(targets) == 1:
+                named |= targets
         num_empty = num_beyond = 0
         for place, index in enumerate(concerned):
             hits = [hit for hit in placed.outlines[place] if index in allowed[row_of[hit[0]]]]
@@ -286,10 +291,11 @@ class _Placement:
             return 0
         if not self._images:
             raise LabelError("its coordinates are pixels, but there are no images")
+        example = remove_suffix(self._images[0].entry.path)
         raise LabelError(
-            f"its coordinates are pixels, but of which of the {len(self._images)} images? Call the "
-            f"file as its image, for example {remove_suffix(self._images[0].entry.path)} instead "
-            f"of {_first_place(given)}; a folder may hold a file for each image"
+            f"its coordinates are pixels, but it does not say of which of the {len(self._images)} "
+            f"images; name the file after its image, for example {example} instead of "
+            f"{_first_place(given)}; a folder may hold a file for each image"
         )
 
     def _new_row(self, index: int, origin: int) -> int:
@@ -307,7 +313,7 @@ class _Placement:
         error = objects["error"][number].as_py()
         polygons = []
         if outline is None:
-            error = error or "a coordinate that is no finite number"
+            error = error or "a coordinate is not a finite number"
         else:
             polygons = _list_polygons(outline)
         self._builder.add_object(
@@ -365,11 +371,11 @@ def _check_flag(annotations: Annotations, images: Sequence[LocatedImage], label_
     find_system(label_crs, " (--label-crs)")
     if annotations.images["crs"].null_count == len(annotations.images):
         raise LabelError(
-            f"--label-crs {label_crs}, but coordinates of this form are pixels; omit the flag"
+            f"--label-crs {label_crs}: coordinates in this format are pixels; omit the flag"
         )
     if all(image.georeference is None for image in images):
         raise LabelError(
-            f"--label-crs {label_crs}, but no image is georeferenced by an EPSG code; give GeoTIFFs"
+            f"--label-crs {label_crs}: no image is georeferenced by an EPSG code; give GeoTIFFs"
             ", or --label-crs pixels"
         )
 

@@ -81,7 +81,7 @@ class Layout:
         if fits:
             remedy = f"give --label-crs {' or '.join(fits)}, in which features lie on images"
         raise LabelError(
-            "it does not say in which coordinate system its coordinates are, and images are "
+            "it does not state the coordinate system of its coordinates, but images are "
             f"georeferenced; {remedy}"
         )
 
@@ -167,8 +167,9 @@ def _cut(
     is_on = shapely.area(shapely.intersection(valid, frame)) > 0
     far = max(image.width, image.height)
     bounds = shapely.bounds(pixels)
+    limits = (image.width + far, image.height + far)
     is_near = (bounds[:, :2] > -far).all(axis=1)
-    is_near &= (bounds[:, 2:] < (image.width + far, image.height + far)).all(axis=1)
+    is_near &= (bounds[:, 2:] < limits).all(axis=1)
     kept = shapely.buffer(frame, _MARGIN_PX, join_style="mitre")
     found = []
     for place in np.flatnonzero(is_on):
@@ -232,7 +233,7 @@ def find_system(crs: str, where: str = "") -> CRS:
     except CRSError:
         pass
     raise LabelError(
-        f"no coordinate system {crs[:60]}{where} is known; give --label-crs pixels or EPSG:n"
+        f"the coordinate system {crs[:60]}{where} is unknown; give --label-crs pixels or EPSG:n"
     )
 
 
@@ -251,14 +252,18 @@ def make_shapes(objects: pa.Table) -> NDArray[Any]:
     xy = points.values.to_numpy().reshape(-1, 2)
     ends = points.offsets.to_numpy() // 2
     ring_of_point = np.repeat(np.arange(len(is_hole)), np.diff(ends))
-    object_of_ring = np.repeat(np.arange(len(objects)), np.diff(lists.offsets.to_numpy()))
+    num_rings = np.diff(lists.offsets.to_numpy())
+    object_of_ring = np.repeat(np.arange(len(objects)), num_rings)
     is_finite = np.isfinite(xy).all(axis=1)
     # shapely refuses rings with other numbers: 0 stands for them until their objects are removed
-    closed, ring_of_closed = _close(np.where(is_finite[:, None], xy, 0.0), ends)
+    finite_xy = np.where(is_finite[:, None], xy, 0.0)
+    closed, ring_of_closed = _close(finite_xy, ends)
     rings = shapely.linearrings(closed, indices=ring_of_closed)
-    polygons = shapely.polygons(rings, indices=np.cumsum(~is_hole) - 1)
+    polygon_of_ring = np.cumsum(~is_hole) - 1
+    polygons = shapely.polygons(rings, indices=polygon_of_ring)
     shapely.multipolygons(polygons, indices=object_of_ring[~is_hole], out=shapes)
-    shapes[object_of_ring[ring_of_point[~is_finite]]] = None
+    bad_rings = ring_of_point[~is_finite]
+    shapes[object_of_ring[bad_rings]] = None
     return shapes
 
 

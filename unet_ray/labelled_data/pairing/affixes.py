@@ -69,35 +69,36 @@ def list_common_affixes(names: Sequence[str]) -> list[Affix]:
     """Return all affixes that a set of names has in common; the empty one comes first."""
     starts = _list_affixes(names, _common_start(names))
     turned = [name[::-1] for name in names]
-    ends = _list_affixes(turned, _common_start(turned), is_turned=True)
-    return [Affix(start, end[::-1]) for start in starts for end in ends]
+    turned_ends = _list_affixes(turned, _common_start(turned), is_turned=True)
+    ends = [end[::-1] for end in turned_ends]
+    return [Affix(start, end) for start in starts for end in ends]
 
 
 def list_own_affixes(base: str) -> Iterator[Affix]:
     """Yield the affixes that a mask of this name may have."""
     tokens = _TOKEN.findall(base)
     for count in range(1, len(tokens)):
-        before, after = "".join(tokens[:count]), "".join(tokens[-count:])
+        before = "".join(tokens[:count])
+        after = "".join(tokens[-count:])
         if any(c.isalpha() for c in before):
             yield Affix(before=before)
         if any(c.isalpha() for c in after):
             yield Affix(after=after)
 
 
-def _parse_affix(affix: str, names: Sequence[str]) -> Affix:
-    """Parse --mask-affix; without `*`, it is a suffix or a prefix, whichever fits most names."""
+def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
+    """Return `cut_path` for the affix that --mask-affix names.
+
+    Without `*`, it is a suffix or a prefix of names, whichever fits most masks.
+    """
     if "*" in affix:
         before, _, after = affix.partition("*")
-        return Affix(before, after)
+        return partial(cut_path, Affix(before, after))
+    names = [base_name(remove_suffix(entry.path)) for entry in masks]
     end, beginning = Affix(after=affix), Affix(before=affix)
     num_with_end = sum(end.take(name) is not None for name in names)
     num_with_beginning = sum(beginning.take(name) is not None for name in names)
-    return beginning if num_with_beginning > num_with_end else end
-
-
-def make_cutter(affix: str, masks: Sequence[FileEntry]) -> Callable[[str], str | None]:
-    """Return `cut_path` for the affix that --mask-affix names."""
-    cut = _parse_affix(affix, [base_name(remove_suffix(entry.path)) for entry in masks])
+    cut = beginning if num_with_beginning > num_with_end else end
     return partial(cut_path, cut)
 
 
@@ -135,9 +136,10 @@ def _list_affixes(names: Sequence[str], common: str, is_turned: bool = False) ->
         if not is_cut and not affix.isdigit():
             found.append(affix)
     for size in range(1, len(common) + 1):
-        text = common[:size][::-1] if is_turned else common[:size]
-        if text.lower() in _AFFIXES and common[:size] not in found:
-            found.append(common[:size])
+        affix = common[:size]
+        text = affix[::-1] if is_turned else affix
+        if text.lower() in _AFFIXES and affix not in found:
+            found.append(affix)
     return found
 
 

@@ -48,7 +48,9 @@ def find_images(
         InputError: A name may mean two images, or two names mean the same image.
     """
     index = _Index(entries)
-    listed = [[split_uri(text)[0] for text in texts] for texts in names]
+    listed = []
+    for texts in names:
+        listed.append([split_uri(text)[0] for text in texts])
     exact = [index.find_path(texts) for texts in listed]
     taken = {match.entry.uri for match in exact if match}
     found = list[FileEntry | None]()

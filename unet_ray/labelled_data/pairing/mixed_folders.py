@@ -41,7 +41,7 @@ def part_one_folder(
         return images.entries, masks.entries, []
     rest = tuple(entry for entry in images.entries if entry.uri not in of_masks)
     if rest and len(common) == len(masks.entries):  # masks lie in a folder of the images
-        return rest, masks.entries, [f"{len(common)} files are masks, and no images"]
+        return rest, masks.entries, [f"{len(common)} files are taken as masks, not images"]
     if affix:
         key = make_cutter(affix, masks.entries)
         chosen = {entry.uri for entry in masks.entries if key(entry.path) is not None}
@@ -73,7 +73,8 @@ def _find_masks_among(images: Listing, masks: Listing) -> set[str]:
     stems = {remove_suffix(entry.path) for entry in masks.entries}
     found = _find_affixes(stems)
     if len(found) != 1:
-        ways = " or ".join(f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in found[:3])
+        flags = [f"--mask-affix '{cut.before}*{cut.after}'" for cut, _ in found[:3]]
+        ways = " or ".join(flags)
         raise InputError(
             f"--images {images.root.uri} and --masks {masks.root.uri} hold the same files, and "
             f"their names do not say which are masks; give {ways or '--mask-affix'}, or globs as "

@@ -98,6 +98,8 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
         ways = _list_given_ways(image_entries, affix, mask_entries)
     else:
         ways = _list_ways(image_entries, mask_entries)
+    for steps in [*ways]:
+        ways.append([step.without_folders() for step in steps])
     best = _match(ways[0][0], image_entries, mask_entries)
     for steps in ways[1:]:
         if best.is_whole:
@@ -108,14 +110,14 @@ def pair_files(images: Listing, masks: Listing, affix: str | None = None) -> Pai
             best = max([best, *found], key=lambda each: len(each.pairs))
         best = whole or best
     if best.doubts:
-        raise InputError(f"{best.doubts[0]}; keep one, or name the files by a glob")
+        raise InputError(f"{best.doubts[0]}; keep one, or select files by a glob")
     if not best.pairs:
         first_mask = mask_entries[0].path if mask_entries else "no mask"
         raise InputError(
             f"no mask in {masks.root.uri} has the name of an image in {images.root.uri}: "
-            f"{first_mask}, {image_entries[0].path}; give --mask-affix with what mask names have "
-            "beside those of their images (_mask, mask_, a pattern such as mask_*_v2, or * for "
-            "equal names in other folders), or globs for --images and --masks"
+            f"{first_mask}, {image_entries[0].path}; give --mask-affix with the text that mask "
+            "names add to those of their images (_mask, mask_, a pattern such as mask_*_v2, or * "
+            "for equal names in other folders), or globs for --images and --masks"
         )
     paired = {pair.image.uri for pair in best.pairs}
     unlabelled = tuple(entry for entry in image_entries if entry.uri not in paired)
@@ -232,10 +234,11 @@ def _match(step: _Step, images: Sequence[FileEntry], masks: Sequence[FileEntry])
             orphans += [entry.path for entry in found]
         elif len(partners) > 1:
             doubts.append(
-                f"{partners[0].path} and {partners[1].path} have one mask, {found[0].path}"
+                f"{partners[0].path} and {partners[1].path} share the mask {found[0].path}"
             )
         elif len(found) > 1:
-            doubts.append(f"{found[0].path} and {found[1].path} are masks of {partners[0].path}")
+            first, second = found[:2]
+            doubts.append(f"{first.path} and {second.path} are masks of {partners[0].path}")
         else:
             pairs.append(Pair(partners[0], (found[0],)))
     pairs.sort(key=lambda pair: pair.image.uri)
@@ -285,8 +288,7 @@ def _list_ways(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[
         image_key=partial(normalize, "NFC"),
         mask_key=_remove_last_suffix,
     )
-    ways = [[equal], [whole], affixes]
-    return ways + [[step.without_folders() for step in steps] for steps in ways]
+    return [[equal], [whole], affixes]
 
 
 def _list_given_ways(
@@ -300,8 +302,7 @@ def _list_given_ways(
         _Step(f"images are called {_show(cut, 'NAME')}", partial(cut_path, cut), cut_masks)
         for cut in list_common_affixes(image_names)[1:]
     ]
-    ways = [plain, cut_images]
-    return ways + [[step.without_folders() for step in steps] for steps in ways]
+    return [plain, cut_images]
 
 
 def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -> list[_Step]:
@@ -328,7 +329,8 @@ def _list_affix_steps(images: Sequence[FileEntry], masks: Sequence[FileEntry]) -
                 mask_key=partial(cut_path, of_masks),
             )
             steps.append((rank, step))
-    return [step for _, step in sorted(steps, key=lambda each: each[0])]
+    steps.sort(key=lambda each: each[0])
+    return [step for _, step in steps]
 
 
 def _is_plausible(of_masks: Affix, of_images: Affix) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unet_ray.errors import ImageError
 from unet_ray.image_sources.content_hash import hash_read
 from unet_ray.image_sources.encoded import read_encoded
-from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.channels import take_channels, take_pages
 from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.range_file import PlaneFile
 from unet_ray.imaging.codecs.sandbox import process_decoder
@@ -24,9 +24,9 @@ from unet_ray.limits import WHOLE_BYTES, WHOLE_PIXELS
 from unet_ray.network.preprocessing import Preprocessing
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.segmentation.stages.columns import pixel_table, read_records
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.storage.listing import path_suffix
-from unet_ray.storage.storage import Storage
 
 _READS = (8, 32)
 """Lowest and highest number of files that are read concurrently: a store answers after 50 to
@@ -63,20 +63,11 @@ def describe_new_decoder(run_id: str) -> str:
 class Decode:
     """Reads and decodes each image of a plan, and yields tables of PIXELS of a bounded size."""
 
-    access: Storage
+    reading: ImageReading
+    """Settings by which images are read."""
     preprocessing: Preprocessing
-    check_etags: bool
-    """True if the plan's etags are the store's: a file with another etag has changed since."""
     block_bytes: int
     """Decoded bytes at which a table is handed on."""
-    channels: ChannelSelection | None = None
-    """Channels that the network takes of each image; None: all."""
-    pixel_size_um: tuple[float, float] | None = None
-    """Width and height of pixels for the network (µm); None: images are not resampled."""
-    lossy_samples: bool = False
-    """True to round whole numbers that float32 does not hold."""
-    keep_hash: bool = False
-    """True to hash the bytes of each image."""
 
     def __call__(self, plan: pa.Table) -> Iterator[pa.Table]:
         """Decode the images of a table in its order while the next ones are read."""
@@ -115,18 +106,18 @@ class Decode:
             return record, None
         started = time.perf_counter()
         try:
-            place = take_pages(source.place, self.channels)
+            place = take_pages(source.place, self.reading.channels)
         except ImageError as error:
             return record.fail(error, "decode"), None
         try:
             # an empty etag means that the file was not seen in the listing: comparing refuses it
-            etag = source.etag if self.check_etags or not source.etag else None
-            data = read_encoded(self.access, source.file_uri, place, etag, limit)
+            etag = source.etag if self.reading.check_etags or not source.etag else None
+            data = read_encoded(self.reading.access, source.file_uri, place, etag, limit)
         except Exception as error:
             return record if _is_too_large(error) else record.fail(error, "read"), None
         if isinstance(data, bytes):
             source = replace(source, size=len(data))  # a manifest may say otherwise
-        content_hash = hash_read(data) if self.keep_hash else None
+        content_hash = hash_read(data) if self.reading.keep_hash else None
         read_s = time.perf_counter() - started
         return replace(record, source=source, content_hash=content_hash, read_s=read_s), data
 
@@ -145,11 +136,11 @@ class Decode:
     def _decode_whole(
         self, record: ImageRecord, data: bytes | PlaneFile
     ) -> tuple[ImageRecord, NDArray[Any]]:
-        decoded = process_decoder().decode(data, WHOLE_PIXELS, self.lossy_samples)
-        decoded = take_channels(decoded, record.source.place, self.channels)
+        decoded = process_decoder().decode(data, WHOLE_PIXELS, self.reading.lossy_samples)
+        decoded = take_channels(decoded, record.source.place, self.reading.channels)
         image = self.preprocessing.check(decoded.samples, decoded.valid)
-        if self.pixel_size_um is not None:  # raises if it cannot be resampled
-            find_factors(decoded.pixel_size_um, self.pixel_size_um)
+        if self.reading.pixel_size_um is not None:  # raises if it cannot be resampled
+            find_factors(decoded.pixel_size_um, self.reading.pixel_size_um)
         return record.with_decoded(decoded, image.shape[2]), np.ascontiguousarray(image)
 
 

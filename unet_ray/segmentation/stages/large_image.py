@@ -27,7 +27,7 @@ from unet_ray.errors import ImageError
 from unet_ray.image_sources.content_hash import hash_stored
 from unet_ray.image_sources.encoded import open_encoded
 from unet_ray.image_sources.image_files import check_unchanged
-from unet_ray.imaging.channels import ChannelSelection, take_channels, take_pages
+from unet_ray.imaging.channels import take_channels, take_pages
 from unet_ray.imaging.codecs.alpha import AlphaCounts
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
 from unet_ray.imaging.codecs.range_file import RangeFile
@@ -53,15 +53,16 @@ from unet_ray.segmentation.stages.columns import (
     probability_table,
     with_measured,
 )
+from unet_ray.segmentation.stages.image_reading import ImageReading
 from unet_ray.segmentation.stages.image_record import ImageRecord
 from unet_ray.segmentation.stages.measure import Measure
-from unet_ray.storage.storage import Storage
 
 _AHEAD = 2
 """Number of windows that are read ahead, and of tiles that may wait to be measured."""
 _CONCURRENT_IMAGES = 2
 """Large images per process: one is read and measured while the other is predicted."""
 _STORE_ERRORS = ("network", "missing", "denied", "archived", "changed")
+"""Types of errors that are of the stage `read`, wherever they come up."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,16 @@ class PredictLarge:
     """Predicts and measures images in windows.
 
     Args:
-        access: Storage that opens the URIs of the images.
+        reading: Settings by which images are read.
         predictor: Predictor that cuts images into tiles and runs the network.
         measure: Stage that turns prob_u8 into rows.
-        check_etags: True if the plan's etags are those of the store.
         post: Function that is called with numbers of tiles, (done, to do) since the last call.
-        channels: Channels that the network takes of each image; None: all.
-        pixel_size_um: Width and height of pixels for the network (µm); None: images are not
-            resampled.
-        lossy_samples: True to round whole numbers that float32 does not hold.
-        keep_hash: True to hash the bytes of each image, which reads them once more.
     """
 
-    access: Storage
+    reading: ImageReading
     predictor: Predictor
     measure: Measure
-    check_etags: bool
     post: Callable[[int, int], None]
-    channels: ChannelSelection | None = None
-    pixel_size_um: tuple[float, float] | None = None
-    lossy_samples: bool = False
-    keep_hash: bool = False
     _places: threading.Semaphore = field(
         default_factory=lambda: threading.Semaphore(_CONCURRENT_IMAGES)
     )
@@ -107,8 +97,9 @@ class PredictLarge:
         except Exception as error:
             if is_device_lost(error):
                 raise
-            failed = image.record.fail(as_image_error(error), _name_stage(error, image.failed_at))
-            return self._table(failed)
+            is_of_store = isinstance(error, ImageError) and error.error_type in _STORE_ERRORS
+            stage = "read" if is_of_store else image.failed_at
+            return self._table(image.record.fail(as_image_error(error), stage))
         finally:
             image.close()
         return with_measured(self._table(image.record), masks, regions)
@@ -116,10 +107,6 @@ class PredictLarge:
     def _table(self, record: ImageRecord) -> pa.Table:
         record = replace(record, batch_divisor=self.predictor.batch_divisor)
         return probability_table([(record, None)])
-
-
-def _name_stage(error: Exception, stage: str) -> str:
-    return "read" if isinstance(error, ImageError) and error.error_type in _STORE_ERRORS else stage
 
 
 @dataclass(frozen=True)
@@ -179,11 +166,11 @@ class _LargeImage:
 
     def work(self) -> None:
         """Predict and measure every tile; again if alpha turns out to leave out no pixel."""
-        config, source = self.config, self.record.source
-        etag = source.etag if config.check_etags else None
+        reading, source = self.config.reading, self.record.source
+        etag = source.etag if reading.check_etags else None
         with self._at("decode"):
-            place = take_pages(source.place, config.channels)
-        file = open_encoded(config.access, source.file_uri, place, etag)
+            place = take_pages(source.place, reading.channels)
+        file = open_encoded(reading.access, source.file_uri, place, etag)
         self._note(source=replace(source, size=file.size))
         self._work_through(file, is_opaque=False)
         if self.alpha is not None:
@@ -193,11 +180,11 @@ class _LargeImage:
             height, width = self.record.size
             if self.alpha.is_opaque and self.record.valid_pixels != height * width:
                 self._work_through(file, is_opaque=True)
-        if config.keep_hash and self.record.content_hash is None:
+        if reading.keep_hash and self.record.content_hash is None:
             with self._at("decode"):
-                self._note(content_hash=hash_stored(config.access, source.file_uri, place, etag))
-        if config.check_etags:
-            check_unchanged(config.access, source.file_uri, source.etag)
+                self._note(content_hash=hash_stored(reading.access, source.file_uri, place, etag))
+        if reading.check_etags:
+            check_unchanged(reading.access, source.file_uri, source.etag)
 
     def _work_through(self, file: RangeFile, is_opaque: bool) -> None:
         """Predict and measure every tile.
@@ -208,7 +195,7 @@ class _LargeImage:
         """
         config = self.config
         with self._at("decode"):
-            height, width = self.decoder.open(file, is_opaque, config.lossy_samples)
+            height, width = self.decoder.open(file, is_opaque, config.reading.lossy_samples)
             if height * width > MAX_PIXELS_PER_BYTE * file.size:
                 size = f"{width}×{height} px out of {file.size} bytes"
                 raise ImageError("too_large", f"{size}: a decompression bomb")
@@ -235,7 +222,7 @@ class _LargeImage:
 
     def _find_resampling(self) -> Resampling:
         """Return how the image is resampled for the network."""
-        size, wanted_um = self.record.size, self.config.pixel_size_um
+        size, wanted_um = self.record.size, self.config.reading.pixel_size_um
         with self._at("decode"):
             own_um = self.decoder.window(Box(0, 0, 1, 1)).pixel_size_um if wanted_um else None
             return Resampling.to_pixel_size(*size, own_um, wanted_um)
@@ -268,7 +255,7 @@ class _LargeImage:
         window = self.decoder.window(box, counted if has_counted else None)
         if window.alpha is not None and has_counted:
             self.alpha = window.alpha if self.alpha is None else self.alpha + window.alpha
-        window = take_channels(window, self.record.source.place, self.config.channels)
+        window = take_channels(window, self.record.source.place, self.config.reading.channels)
         self._note(channels=window.samples.shape[2], pixel_size_um=window.pixel_size_um)
         return window
 

@@ -1,4 +1,8 @@
-"""The measure stage, from prob_u8 to rows: run lengths and regions, independent of the run."""
+"""The measure stage, from prob_u8 to rows: run lengths and regions.
+
+The rows lack the columns of the run (`columns.RUN_COLUMNS`): `run_tables` adds them when a shard is
+written.
+"""
 
 from __future__ import annotations
 
@@ -51,21 +55,17 @@ class Measure:
     postprocessing: Postprocessing
     max_regions: int = MAX_REGIONS
 
-    def tables(self, probabilities: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows of a table's images as one table: the call that a stage needs."""
-        yield self(probabilities)
-
-    def __call__(self, probabilities: pa.Table) -> pa.Table:
-        """Measure each image of a table of PROBABILITIES; return a table of ROWS."""
-        is_measured = probabilities["masks"].is_valid()  # tile by tile, for large images
-        if pc.all(is_measured).as_py():
-            return self._pass_on(probabilities)
-        if not pc.any(is_measured).as_py():  # nearly always; a filter would copy all samples
-            return self._measure(probabilities)
-        large, small = (
-            probabilities.filter(each) for each in (is_measured, pc.invert(is_measured))
-        )
-        return pa.concat_tables([self._pass_on(large), self._measure(small)])
+    def __call__(self, probabilities: pa.Table) -> Iterator[pa.Table]:
+        """Measure the images of a table of PROBABILITIES; yield a table of ROWS."""
+        was_measured = probabilities["masks"].is_valid()  # tile by tile, if the image is large
+        if pc.all(was_measured).as_py():
+            yield self._pass_on(probabilities)
+        elif not pc.any(was_measured).as_py():  # nearly always; a filter would copy all samples
+            yield self._measure(probabilities)
+        else:
+            large = probabilities.filter(was_measured)
+            small = probabilities.filter(pc.invert(was_measured))
+            yield pa.concat_tables([self._pass_on(large), self._measure(small)])
 
     @staticmethod
     def _pass_on(probabilities: pa.Table) -> pa.Table:
@@ -103,14 +103,27 @@ class Measure:
             The image's record, and its rows of the masks and regions tables.
         """
         started = time.perf_counter()
-        masks, regions = self._tables(record.source.uri, prob_u8_khw, record.valid_hw)
+        uri, whole = record.source.uri, Box(0, 0, *prob_u8_khw.shape[1:])
+        beside_no_data = None if record.valid_hw is None else find_beside_no_data(record.valid_hw)
+        mask_rows = []
+
+        def find() -> Iterator[Regions]:
+            """Yield the regions of each class; collect the rows of the masks on the way."""
+            for index, rule in enumerate(self.postprocessing.rules):
+                mask, separated = self.postprocessing.cut(index, prob_u8_khw)
+                mask_rows.append(self.mask_row(uri, index, mask, whole))
+                yield find_regions(
+                    separated, prob_u8_khw[index], rule.filter, self.max_regions, beside_no_data
+                )
+
+        regions = self.region_rows(uri, find())
         measured = replace(
             record,
             region_count=len(regions),
             segmented_at=datetime.now(UTC),
             measure_s=time.perf_counter() - started,
         )
-        return Measured(measured, masks, regions)
+        return Measured(measured, pa.Table.from_pylist(mask_rows, schema=MASK_ROWS), regions)
 
     @staticmethod
     def failed(record: ImageRecord) -> Measured:
@@ -126,25 +139,6 @@ class Measure:
             nested_list([each.masks for each in measured], MASK_ROWS),
             nested_list([each.regions for each in measured], REGION_ROWS),
         )
-
-    def _tables(
-        self, uri: str, prob_u8_khw: NDArray[np.uint8], valid_hw: NDArray[np.bool_] | None
-    ) -> tuple[pa.Table, pa.Table]:
-        whole = Box(0, 0, *prob_u8_khw.shape[1:])
-        beside = None if valid_hw is None else find_beside_no_data(valid_hw)
-        masks = []
-
-        def find() -> Iterator[Regions]:
-            """Yield the regions of each class; collect the rows of the masks on the way."""
-            for index, rule in enumerate(self.postprocessing.rules):
-                mask, separated = self.postprocessing.cut(index, prob_u8_khw)
-                masks.append(self.mask_row(uri, index, mask, whole))
-                yield find_regions(
-                    separated, prob_u8_khw[index], rule.filter, self.max_regions, beside
-                )
-
-        regions = self.region_rows(uri, find())
-        return pa.Table.from_pylist(masks, schema=MASK_ROWS), regions
 
     def mask_row(self, uri: str, index: int, mask: NDArray[np.bool_], part: Box) -> dict[str, Any]:
         """Return the row of a class for a part of an image, with the columns of MASK_ROWS."""
@@ -175,7 +169,13 @@ class Measure:
         for spec in self.classes:
             regions = next(each)
             size += sum(map(len, regions.geometry))
-            _check_bytes(size)
+            if size > MAX_OUTLINES_BYTES:
+                raise ImageError(
+                    "too_large",
+                    f"the outlines of its regions take {size >> 20} MiB, more than "
+                    f"{MAX_OUTLINES_BYTES >> 20} MiB; is it noise? --min-area leaves small regions "
+                    "out",
+                )
             tables.append(self._region_rows(uri, spec, regions, ranked))
             ranked += len(regions)
             del regions  # the next ones take as much memory
@@ -203,15 +203,6 @@ class Measure:
             "touches_no_data": found.touches_no_data,
         }
         return pa.Table.from_pydict(columns, schema=REGION_ROWS)
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_OUTLINES_BYTES:
-        raise ImageError(
-            "too_large",
-            f"the outlines of its regions take {size >> 20} MiB, more than "
-            f"{MAX_OUTLINES_BYTES >> 20} MiB; is it noise? --min-area leaves small regions out",
-        )
 
 
 def summarize_work(rows: pa.Table) -> WorkDone:

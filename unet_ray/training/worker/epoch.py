@@ -53,7 +53,8 @@ class EpochClock:
         """
         self._trained_at = time.monotonic()
         training_s = self._trained_at - self._started_at
-        self.crops_per_s, self.wait_share = num_crops / training_s, self._waited_s / training_s
+        self.crops_per_s = num_crops / training_s
+        self.wait_share = self._waited_s / training_s
 
     @property
     def elapsed_s(self) -> float:
@@ -112,11 +113,13 @@ class EpochTrainer:
                 batch = next(self._batches)
             seen += self._crops_per_step
             state.progress = replace(state.progress, crops_seen=seen)
-            losses.append(
-                state.learner.step(
-                    batch["image"], batch["targets"], batch.get("weights"), min(1.0, seen / total)
-                )
+            loss = state.learner.step(
+                images=batch["image"],
+                targets=batch["targets"],
+                weights=batch.get("weights"),
+                progress=min(1.0, seen / total),
             )
+            losses.append(loss)
             if len(losses) == self._steps_per_check or seen >= end:
                 self._check(losses)
                 losses = []
@@ -145,11 +148,12 @@ def read_batches(settings: WorkerSettings) -> Iterator[dict[str, Tensor]]:
     Args:
         settings: Settings of the training.
     """
-    size, buffer = settings.config.batch_size, settings.setup.shuffle_buffer
-    shuffling = {
-        "local_shuffle_buffer_size": max(buffer, size),
-        "local_shuffle_seed": settings.config.seed,
-    }
+    size = settings.config.batch_size
+    buffer = settings.setup.shuffle_buffer
+    shuffling = {}
+    if buffer:
+        shuffling["local_shuffle_buffer_size"] = max(buffer, size)
+        shuffling["local_shuffle_seed"] = settings.config.seed
     shard = ray.train.get_dataset_shard("crops")
     batches: Iterator[dict[str, Tensor]] = iter(
         shard.iter_torch_batches(
@@ -157,7 +161,7 @@ def read_batches(settings: WorkerSettings) -> Iterator[dict[str, Tensor]]:
             drop_last=True,
             device="cpu",
             prefetch_batches=2,
-            **(shuffling if buffer else {}),
+            **shuffling,
         )
     )
     return batches

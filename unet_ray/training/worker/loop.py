@@ -87,9 +87,10 @@ def _describe_start(settings: WorkerSettings, group: WorkerGroup, progress: Prog
     """Return the lines to show when a training starts or resumes."""
     crops_per_step = settings.config.batch_size * group.size
     steps = -(-settings.setup.crops_per_epoch // crops_per_step)
+    workers = f"{group.size} workers" if group.size > 1 else "1 worker"
     lines = [
-        f"{group.size} worker{'s' * (group.size > 1)}, effective batch {crops_per_step}, "
-        f"{steps} steps an epoch, from epoch {progress.epochs + 1}"
+        f"{workers}, effective batch {crops_per_step}, "
+        f"{steps} steps per epoch, starting with epoch {progress.epochs + 1}"
     ]
     if group.size > 1 and group.device.type == "cpu" and settings.setup.network.norm == "batch":
         lines.append(
@@ -163,11 +164,9 @@ def _describe_epoch(
 def _explain(settings: WorkerSettings, progress: Progress, error: NotLearningError) -> str:
     """Return why a training cannot go on, what was saved, and what may help."""
     saved = progress.epochs
-    state = (
-        f"the last good checkpoint is of epoch {saved}"
-        if saved
-        else "there is no checkpoint of an epoch yet"
-    )
+    state = "no epoch has a checkpoint yet"
+    if saved:
+        state = f"the last good checkpoint is from epoch {saved}"
     return (
         f"{error} (epoch {saved + 1}); {state}, in "
         f"{settings.run_folder.uri}; rerun with a smaller --learning-rate than "

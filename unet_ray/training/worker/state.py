@@ -55,7 +55,8 @@ def restore_state(settings: WorkerSettings, group: WorkerGroup) -> TrainingState
     Raises:
         InputError: The weights do not fit the network, or are not all finite.
     """
-    network, checkpoint = settings.setup.network, ray.train.get_checkpoint()
+    network = settings.setup.network
+    checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         initial = settings.setup.initial
         weights = load_weights(initial, network) if initial else None
@@ -112,7 +113,8 @@ class CheckpointReporter:
             is_due: `is_due` of the first worker, since all workers report together.
         """
         warning = ray.train.get_preemption_info()
-        if is_due or (warning is not None and warning != self._warning):
+        is_new = warning is not None and warning != self._warning
+        if is_due or is_new:
             self._warning = warning
             self.report(state)
 

@@ -72,11 +72,15 @@ def test_runs_longer_than_a_count_are_in_pieces() -> None:
 @pytest.mark.parametrize(
     ("data", "size", "message"),
     [
-        ([], (3, 4), "run lengths that end too early"),
-        (encode_brush(np.ones((3, 4)))[:-1], (3, 4), "run lengths that end too early"),
-        (encode_values([1, 2, 3, 4], 4)[:-2], (1, 1), "run lengths that end too early"),
-        (encode_brush(np.ones((3, 3))), (3, 4), "run lengths of 36 values, but an image of 4×3 px"),
-        (pack((48, 32), (15, 5), (0, 8)), (3, 4), "run lengths of values that are no bytes"),
+        ([], (3, 4), "its run lengths end too early"),
+        (encode_brush(np.ones((3, 4)))[:-1], (3, 4), "its run lengths end too early"),
+        (encode_values([1, 2, 3, 4], 4)[:-2], (1, 1), "its run lengths end too early"),
+        (
+            encode_brush(np.ones((3, 3))),
+            (3, 4),
+            "its run lengths have 36 values, but an image of 4×3 px",
+        ),
+        (pack((48, 32), (15, 5), (0, 8)), (3, 4), "its run lengths have values that are not bytes"),
     ],
 )
 def test_what_does_not_fill_the_image_is_refused(
@@ -87,7 +91,7 @@ def test_what_does_not_fill_the_image_is_refused(
 
 
 def test_an_image_beyond_the_limit_is_refused_before_its_memory_is_taken() -> None:
-    with pytest.raises(ValueError, match=r"an image of 100000×100000 px; the largest has"):
+    with pytest.raises(ValueError, match=r"its image has 100000×100000 px; the limit is"):
         decode_brush(b"", 100_000, 100_000)
 
 

@@ -83,18 +83,18 @@ def test_a_changed_character_never_raises_anything_else(document: Any, data: st.
         (b"", "it begins with neither"),
         (b"17", "it begins with neither"),
         (b"<xml>", "it begins with neither"),
-        (b'{"a": 1} x', "line 1, column 10: text after the end of the JSON"),
+        (b'{"a": 1} x', "line 1, column 10: there is text after the end of the JSON"),
         (b'{"a": 1,}', "line 1, column 9: "),
         (b'{"a"\n: 1\n "b": 2}', "line 3, column 2: , is missing"),
         (b'{"a": [1,\n2\n3]}', "line 3, column 1: , is missing"),
         (b'{"a": [1,\n nul]}', "line 2, column 2: Expecting value"),
-        (b"{1: 2}", "line 1, column 3: a key that is no text"),
+        (b"{1: 2}", "line 1, column 3: a key is not text"),
         (b'{"a" 1}', "line 1, column 6: : is missing"),
         (b'{"a": [1', "line 1, column 9: it ends too early"),
         (b'{"a": "abc', "line 1, column 7: Unterminated string"),
         (b'{"a": "\x01"}', "line 1, column 8: Invalid control character"),
-        (b'{"a": ["\xc3\xa9\xc3\xa9", \xff]}', "line 1, column 14: it is no UTF-8 text"),
-        (b'{"a": "\xc3', "it is no UTF-8 text: unexpected end of data; save it as UTF-8"),
+        (b'{"a": ["\xc3\xa9\xc3\xa9", \xff]}', "line 1, column 14: it is not UTF-8 text"),
+        (b'{"a": "\xc3', "it is not UTF-8 text: unexpected end of data; save it as UTF-8"),
         (b'{"a": 1' + b"0" * 5000 + b"}", "line 1, column 7: Exceeds the limit .4300 digits"),
         (b'{"a": ' + b"[" * 100_000, "line 1, column 8: it is nested too deeply"),
         (b'{"a": ' + b'{"a":' * 100_000, "line 1, column 7: it is nested too deeply"),
@@ -131,7 +131,7 @@ def test_an_element_that_would_fill_the_memory_is_refused(monkeypatch: pytest.Mo
     fitting = json.dumps({"a": [[1] * 200] * 50}).encode()
     assert len([*read_elements(BytesIO(fitting))]) == 50
     for large in ({"a": [[1] * 4000]}, {"a": "x" * 4000}):
-        with pytest.raises(LabelError, match="a value of more than 2000 characters"):
+        with pytest.raises(LabelError, match="a value has more than 2000 characters"):
             [*read_elements(BytesIO(json.dumps(large).encode()))]
 
 

@@ -36,16 +36,16 @@ def decode_brush(data: bytes, height: int, width: int) -> NDArray[np.bool_]:
     """
     pixels = height * width
     if pixels > MAX_ARRAY_PIXELS:
-        raise ValueError(f"an image of {width}×{height} px; the largest has {MAX_ARRAY_PIXELS} px")
+        raise ValueError(f"its image has {width}×{height} px; the limit is {MAX_ARRAY_PIXELS} px")
     bits = _Bits(data)
     number = bits.read(32)
     if number != _CHANNELS * pixels:
         raise ValueError(
-            f"run lengths of {number} values, but an image of {width}×{height} px has "
+            f"its run lengths have {number} values, but an image of {width}×{height} px has "
             f"{_CHANNELS * pixels}"
         )
     if bits.read(5) + 1 != _VALUE_BITS:
-        raise ValueError("run lengths of values that are no bytes")
+        raise ValueError("its run lengths have values that are not bytes")
     sizes = [bits.read(4) + 1 for _ in range(4)]
     is_inside = np.zeros(pixels, bool)
     done = 0
@@ -75,7 +75,7 @@ class _Bits:
         self._at += size
         end_byte = math.ceil(self._at / 8)
         if end_byte > len(self._data):
-            raise ValueError("run lengths that end too early")
+            raise ValueError("its run lengths end too early")
         number = int.from_bytes(self._data[first_byte:end_byte])
         num_bits_after = 8 * end_byte - self._at
         return number >> num_bits_after & ((1 << size) - 1)
@@ -85,7 +85,7 @@ class _Bits:
         first, shift = divmod(self._at, 8)
         self._at += 8 * num_bytes
         if self._at > 8 * len(self._data):
-            raise ValueError("run lengths that end too early")
+            raise ValueError("its run lengths end too early")
         held = np.frombuffer(self._data[first : first + num_bytes + 1] + b"\0", np.uint8)
         # each byte lies in two neighbouring bytes of the data
         pairs = held[:num_bytes].astype(np.uint16) << 8 | held[1 : num_bytes + 1]

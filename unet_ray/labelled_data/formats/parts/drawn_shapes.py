@@ -125,13 +125,13 @@ def to_number(value: object) -> float:
         ValueError: The value is not a number, or is too large for a coordinate.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{shorten(value)} where a number must be")
+        raise ValueError(f"{shorten(value)} is not a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"{shorten(value)} where a number must be") from None
+        raise ValueError(f"{shorten(value)} is not a number") from None
     if not abs(number) < _MOST_PX:
-        raise ValueError(f"the number {number:g}")
+        raise ValueError(f"the number {number:g} cannot be a coordinate")
     return number
 
 
@@ -164,8 +164,11 @@ def trace_box(
     """
     pivot = np.array([width, height]) / 2 if is_about_centre else np.zeros(2)
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) - pivot
-    turned = _turn(corners, degrees) + pivot
-    placed = turned + np.array([left, top])
+    if degrees:
+        angle = math.radians(degrees)
+        sin, cos = math.sin(angle), math.cos(angle)
+        corners = corners @ np.array([[cos, sin], [-sin, cos]])
+    placed = corners + pivot + np.array([left, top])
     numbers: list[float] = placed.ravel().tolist()
     return numbers
 
@@ -194,15 +197,6 @@ def encode_mask(mask_hw: NDArray[np.bool_], left: int = 0, top: int = 0) -> Runs
         left=left + first_column,
         top=top + first_row,
     )
-
-
-def _turn(corners: NDArray[np.float64], degrees: float) -> NDArray[np.float64]:
-    """Turn points (n, 2) about the origin, clockwise as images are seen."""
-    if not degrees:
-        return corners
-    angle = math.radians(degrees)
-    sin, cos = math.sin(angle), math.cos(angle)
-    return corners @ np.array([[cos, sin], [-sin, cos]])
 
 
 def _measure(shape: DrawnShape) -> NDArray[np.float64]:

@@ -108,9 +108,10 @@ class _Column:
 
     def describe(self) -> str:
         """Return its values for a message."""
-        shown = ", ".join(str(value)[:40] for value in [*self.codes][:3])
-        more = f", … {len(self.codes)} values" if len(self.codes) > 3 else ""
-        return f"({shown}{more})"
+        shown = [str(value)[:40] for value in [*self.codes][:3]]
+        if len(self.codes) > 3:
+            shown.append(f"… {len(self.codes)} values")
+        return f"({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class FeatureCollector:
             for rings in polygons:
                 parts.append([_open_ring(ring) for ring in rings])
         except (TypeError, ValueError, OverflowError):
-            parts, error = [], "a coordinate that is no number"
+            parts, error = [], "a coordinate is not a number"
         kept: list[tuple[array[float], ...]] = []
         for rings in parts:
             if rings and len(rings[0]) >= 6:
@@ -217,22 +218,22 @@ class FeatureCollector:
             error=error,
         )
         for property_name, value in properties.items():
-            self._find_column(property_name).add(len(self._features), value)
+            if property_name not in self._columns:
+                if len(self._columns) == _MOST_PROPERTIES:
+                    raise LabelError(f"its features have more than {_MOST_PROPERTIES} properties")
+                self._columns[property_name] = _Column()
+            self._columns[property_name].add(len(self._features), value)
         self._features.append(feature)
-
-    def _find_column(self, name: str) -> _Column:
-        if name not in self._columns:
-            if len(self._columns) == _MOST_PROPERTIES:
-                raise LabelError(f"features with more than {_MOST_PROPERTIES} properties")
-            self._columns[name] = _Column()
-        return self._columns[name]
 
     def _find_image(self, properties: Mapping[str, Any], crs: str) -> int:
         """Return the row of the image that a feature names, or of the one without a name."""
         name, uri = "", None
         for key in _IMAGE_PROPERTIES:
             value = properties.get(key)
-            if is_text(value) and _is_image(value):
+            if not is_text(value):
+                continue
+            path = split_uri(value)[0].replace("\\", "/")
+            if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
                 name, uri = value, value if key == "image_uri" else None
                 break
         image = name, uri, crs
@@ -300,7 +301,7 @@ class FeatureCollector:
         """Return number of a value → row of its category; -1 stands for features without a value.
 
         Args:
-            column: Property that names the class; None if all features are of one class.
+            column: Property that names the class; None if all features belong to one class.
         """
         if column is None:
             return {-1: self._builder.find_category(THE_CLASS)}
@@ -349,7 +350,7 @@ class FeatureCollector:
         several = {name: column for name, column in usable.items() if _may_tell_apart(name, column)}
         if several:
             raise LabelError(
-                f"no property that is called class, label or the like; the features have "
+                f"no property is called class, label or the like; the features have "
                 f"{_describe(several)}; name the class with --label-property "
                 f"{next(iter(several))}, or give --label-property {ONE_CLASS} for a single class"
             )
@@ -360,7 +361,7 @@ class FeatureCollector:
         }
         if texts:  # another file of the folder may have other values
             self._builder.notes.append(
-                f"all features are of one class; not used: {_describe(texts)}; --label-property "
+                f"all features belong to one class; not used: {_describe(texts)}; --label-property "
                 "names the property of the class"
             )
         return None
@@ -379,13 +380,13 @@ class FeatureCollector:
         if first.looks_like_ids:
             raise LabelError(
                 f"the property {order[0]} has {len(first.codes)} values in {len(first.rows)} "
-                f"features: names of classes, or of single objects? Give --label-property "
-                f"{order[0]} for the first, --label-property {ONE_CLASS} for a single class"
+                f"features, which may name classes or single objects; give --label-property "
+                f"{order[0]} if they name classes, --label-property {ONE_CLASS} for a single class"
             )
         others = [name for name in order[1:] if not _fold(name).endswith("id")]
         if others:  # in another file of the folder, they may differ
             self._builder.notes.append(
-                f"the property {order[0]} names the class; {', '.join(others)} would say the same"
+                f"the property {order[0]} names the class; {', '.join(others)} would give the same"
             )
         return first
 
@@ -453,12 +454,6 @@ def _open_ring(ring: Sequence[float]) -> array[float]:
     points = array("d", ring)
     is_closed = len(points) > 2 and points[:2] == points[-2:]
     return points[:-2] if is_closed else points
-
-
-def _is_image(text: str) -> bool:
-    """Tell whether a text ends like the path of an image."""
-    path, _ = split_uri(text)
-    return PurePosixPath(path.replace("\\", "/")).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_geometry_type(name: str, column: _Column) -> bool:

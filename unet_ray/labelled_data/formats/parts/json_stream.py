@@ -65,7 +65,7 @@ def read_elements(file: BinaryIO) -> Iterator[Element]:
     else:
         raise LabelError("not JSON: it begins with neither { nor [")
     if text.peek():
-        raise text.error("text after the end of the JSON")
+        raise text.error("there is text after the end of the JSON")
 
 
 def _read_object(text: _Text) -> Iterator[Element]:
@@ -76,7 +76,7 @@ def _read_object(text: _Text) -> Iterator[Element]:
     while True:
         key = text.scan()
         if not isinstance(key, str):
-            raise text.error("a key that is no text")
+            raise text.error("a key is not text")
         text.take(":")
         if text.peek() == "[":
             yield from _read_list(text, key)
@@ -183,7 +183,7 @@ class _Text:
             text = self._decode(piece, not piece)
         except UnicodeDecodeError as error:
             self._held += error.object[: error.start].decode(errors="ignore")
-            message = f"it is no UTF-8 text: {error.reason}; save it as UTF-8"
+            message = f"it is not UTF-8 text: {error.reason}; save it as UTF-8"
             raise self.error(message, len(self._held)) from None
         self._is_whole = not piece
         if self._is_whole:
@@ -192,5 +192,5 @@ class _Text:
         self._held = self._held[self._at :] + text
         self._at = 0
         if len(self._held) > _MOST_CHARACTERS:
-            raise self.error(f"a value of more than {_MOST_CHARACTERS} characters")
+            raise self.error(f"a value has more than {_MOST_CHARACTERS} characters")
         return True

@@ -34,6 +34,8 @@ _LARGEST_GAP_PX = 0.05
 """Largest distance between a circle and the outline that approximates it (px)."""
 _MOST_CORNERS = 2048
 """Largest number of corners of the outline of a circle."""
+_MOST_SIDE = 2**31 - 1
+"""Side of an image whose size is not known (px)."""
 _FEWEST_CORNERS = 16
 """Smallest number of corners of the outline of a circle."""
 
@@ -67,7 +69,14 @@ class Shape:
     @cached_property
     def bounds(self) -> NDArray[np.float64]:
         """Left, top, right and bottom (px), infinite for a shape without parts."""
-        boxes = [_find_bounds(part) for part in self.parts]
+        boxes = list[tuple[float, float, float, float]]()
+        for part in self.parts:
+            if isinstance(part, Runs):
+                left, top = part.left or 0, part.top or 0
+                boxes.append((left, top, left + part.width, top + part.height))
+            else:
+                x, y = part.outer[::2], part.outer[1::2]
+                boxes.append((min(x), min(y), max(x), max(y)))
         if not boxes:
             return np.array([np.inf, np.inf, -np.inf, -np.inf])
         bounds = np.array(boxes)
@@ -79,7 +88,9 @@ class Shape:
         """Tell whether the boxes around the two shapes overlap."""
         first, end = self.bounds[:2], self.bounds[2:]
         other_first, other_end = other.bounds[:2], other.bounds[2:]
-        return bool((first < other_end).all() and (other_first < end).all())
+        begins_before_end = (first < other_end).all()
+        ends_after_begin = (other_first < end).all()
+        return bool(begins_before_end and ends_after_begin)
 
     def cut(self, above: Shape) -> Shape:
         """Return the shape without the pixels that a shape above removes."""
@@ -160,10 +171,10 @@ def read_corners(value: object) -> list[float]:
         ValueError: The value is not such a list, or a number is not finite.
     """
     if not isinstance(value, list):
-        raise ValueError(f"corners of {shorten(value)}; give a list of [x, y]")
+        raise ValueError(f"its corners are {shorten(value)}; give a list of [x, y]")
     for point in value:
         if not isinstance(point, list) or len(point) != 2:
-            raise ValueError(f"a corner of {shorten(point)}; give [x, y]")
+            raise ValueError(f"one of its corners is {shorten(point)}; give [x, y]")
     return read_numbers([number for point in value for number in point])
 
 
@@ -171,7 +182,7 @@ def read_numbers(values: Sequence[Any]) -> list[float]:
     """Return coordinates as floats; raise ValueError if one is not a finite number."""
     for value in values:
         if type(value) not in (int, float) or not abs(value) < 2**63:
-            raise ValueError(f"the coordinate {shorten(value)}, which is no number in px")
+            raise ValueError(f"the coordinate {shorten(value)} is not a number in px")
     return [float(value) for value in values]
 
 
@@ -200,20 +211,21 @@ def outline_ellipse(
     turns = np.arange(num_corners) * (2 * np.pi / num_corners)
     along = radii[0] * np.cos(turns)
     across = radii[1] * np.sin(turns)
-    x = center[0] + along * math.cos(angle) - across * math.sin(angle)
-    y = center[1] + along * math.sin(angle) + across * math.cos(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
+    x = center[0] + along * cos - across * sin
+    y = center[1] + along * sin + across * cos
     return Polygon(np.stack([x, y], axis=1).ravel().tolist())
 
 
 def read_base64(text: object) -> bytes:
     """Decode a base64 text; raise ValueError if the value is not such a text."""
     if not isinstance(text, str) or not text:
-        raise ValueError(f"a mask of {shorten(text)}; give a PNG as base64")
+        raise ValueError(f"its mask is {shorten(text)}; give a PNG as base64")
     _, _, code = text.rpartition("base64,")
     try:
         return base64.b64decode("".join(code.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("a mask that is no base64") from None
+        raise ValueError("its mask is not valid base64") from None
 
 
 def read_png_mask(data: bytes) -> NDArray[np.bool_]:
@@ -233,13 +245,13 @@ def read_png_mask(data: bytes) -> NDArray[np.bool_]:
     except ImageError as error:
         if error.error_type == "out_of_memory":
             raise
-        raise ValueError(f"a mask that cannot be read: {error.message}") from None
+        raise ValueError(f"its mask cannot be read: {error.message}") from None
     if not has_alpha:
         return np.logical_or.reduce(np.atleast_3d(samples != 0), axis=2)
     is_drawn = samples[:, :, 3] > 0
     is_coloured = samples[:, :, :3].any(axis=2)
     if is_drawn.all() and is_coloured.any() and not is_coloured.all():
-        raise ValueError("a mask that is opaque everywhere but not of one colour; save it as grey")
+        raise ValueError("its mask is opaque everywhere, but has several colours; save it as grey")
     return is_drawn
 
 
@@ -268,12 +280,12 @@ def place_mask(
     Raises:
         ValueError: The mask lies outside the image.
     """
-    width, height = size or (2**31 - 1, 2**31 - 1)
+    width, height = size or (_MOST_SIDE, _MOST_SIDE)
     rows = slice(max(-top, 0), max(height - top, 0))
     columns = slice(max(-left, 0), max(width - left, 0))
     inside = mask_hw[rows, columns]
     if not inside.size:
-        raise ValueError(f"a mask at {left}, {top}, outside of the image")
+        raise ValueError(f"its mask begins at {left}, {top}, outside of the image")
     return Runs(
         counts=encode_rle(inside),
         height=inside.shape[0],
@@ -327,14 +339,6 @@ def locate_image(name: str, path: str) -> str:
 def drop_suffix(name: str) -> str:
     """Return the path of a label file without its suffix."""
     return posixpath.splitext(name)[0]
-
-
-def _find_bounds(part: Polygon | Runs) -> tuple[float, float, float, float]:
-    if isinstance(part, Runs):
-        left, top = part.left or 0, part.top or 0
-        return left, top, left + part.width, top + part.height
-    x, y = part.outer[::2], part.outer[1::2]
-    return min(x), min(y), max(x), max(y)
 
 
 def _cut(shapes: Iterable[Shape]) -> list[Shape]:

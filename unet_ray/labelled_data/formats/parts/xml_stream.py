@@ -98,11 +98,11 @@ class _Tree:
         except (LookupError, ValueError, OSError) as error:
             if isinstance(error, LabelError):
                 raise
-            raise LabelError("it has an encoding that is not read; save it as UTF-8") from None
+            raise LabelError("its encoding is not supported; save it as UTF-8") from None
         self._num_bytes += len(piece)
         begin = self._begin if self._open else max(self._parser.CurrentByteIndex, 0)
         if self._num_bytes - begin > _MOST_BYTES:
-            raise self._error(f"an element of more than {_MOST_BYTES} bytes")
+            raise self._error(f"an element has more than {_MOST_BYTES} bytes")
 
     def take_finished(self) -> list[Node]:
         """Return the children of the root that ended since the last call."""
