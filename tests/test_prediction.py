@@ -107,7 +107,7 @@ def test_bad_input_is_refused_in_one_line(here: Path) -> None:
     model = unet_ray.load_model("model")
     with pytest.raises(ImageError, match="uint16"):
         model.predict(np.zeros((9, 9, 3), np.uint16))
-    with pytest.raises(ImageError, match=r"samples of the shape \(0, 9, 3\)"):
+    with pytest.raises(ImageError, match=r"samples of shape \(0, 9, 3\)"):
         model.predict(np.zeros((0, 9, 3), np.uint8))
     with pytest.raises(InputError, match="nowhere.png: cannot be read"):
         model.predict("nowhere.png")

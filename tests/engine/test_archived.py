@@ -186,7 +186,7 @@ def test_an_image_that_turns_out_to_be_archived_is_tried_again_and_fails_no_run(
             0,
         )
         assert result.error_messages == {
-            "its store keeps it in an archive; restore it and run again": 2
+            "the store has archived the file; restore it and run again": 2
         }
         assert segment(replace(config, date="2026-01-02")).error_types == {"archived": 2}
         glacier.restored = {"000.png", "001.png"}

@@ -171,7 +171,7 @@ def test_files_without_names_are_refused_with_a_remedy_that_works(
     assert len(run(trained, images, "refused").images) == 0
     message = (
         "its channels have no names: the image has 3 channels without names, the model was trained "
-        "on the channels DAPI, actin; say which of its channels to use in that order, as in "
+        "on the channels DAPI, actin; choose its channels in that order, for instance "
         "--channels 0,1"
     )
     row = {"error": message, "error_type": "unsupported", "error_stage": "decode"}

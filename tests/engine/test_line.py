@@ -333,7 +333,7 @@ def test_labelled_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the image has 9×9 px, but its mask .* 256×256 px"):
         train(small_training(str(tmp_path)))
     made.labelled_images.write("0000.png", good)
-    with pytest.raises(InputError, match="mask values beyond the classes: 2"):
+    with pytest.raises(InputError, match="mask values without a class: 2"):
         train(small_training(str(tmp_path), classes="cell=1,other=7"))
     with pytest.raises(InputError, match="may be classes or objects"):
         train(small_training(str(tmp_path), classes=None))

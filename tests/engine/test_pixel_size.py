@@ -53,7 +53,7 @@ def test_images_are_resampled_to_the_pixel_size_of_the_model(
     assert (result.images_done, result.images_failed) == (1, 1)
     assert not result.other_pixel_sizes  # the network saw the size that it learnt
     (message,) = result.error_messages
-    assert "does not say how large its pixels are" in message
+    assert "does not state its pixel size" in message
     assert "images resampled to 0.5 µm" in capsys.readouterr().out
     tables, uri = read_tables(config.output), f"{config.images}/known.tif"
     model = load_model(Storage.of(config.model))

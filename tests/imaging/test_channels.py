@@ -176,15 +176,15 @@ def test_names_of_another_number_than_the_channels_are_none() -> None:
             trained_on("DAPI", "actin"),
             named("DAPI", "tubulin"),
             "there is no channel actin: the image has the channels DAPI, tubulin, the model was "
-            "trained on the channels DAPI, actin; say which of its channels to use in that order, "
-            "as in --channels DAPI,tubulin",
+            "trained on the channels DAPI, actin; choose its channels in that order, "
+            "for instance --channels DAPI,tubulin",
         ),
         (
             trained_on("DAPI", "actin"),
             unnamed(5),
             "its channels have no names: the image has 5 channels without names, the model was "
-            "trained on the channels DAPI, actin; say which of its channels to use in that order, "
-            "as in --channels 0,1",
+            "trained on the channels DAPI, actin; choose its channels in that order, "
+            "for instance --channels 0,1",
         ),
         (trained_on("DAPI"), unnamed(1), "1 channel without a name, the model .* --channels 0$"),
         (
@@ -195,7 +195,11 @@ def test_names_of_another_number_than_the_channels_are_none() -> None:
         ),
         (trained_on(*COLOURS), unnamed(3), "3 channels without names, .* the colours R, G, B;"),
         (trained_on("DAPI"), named(*COLOURS), "no channel DAPI: the image has the colours R, G, B"),
-        (InputChannels(3), named("DAPI", "actin", "x"), "only its channels have names: .* 3 "),
+        (
+            InputChannels(3),
+            named("DAPI", "actin", "x"),
+            "only the image.s channels have names: .*",
+        ),
         (InputChannels(1), named("DAPI"), "channel DAPI, the model .* on 1 channel without a name"),
         (InputChannels(3), unnamed(5), "has 5 channels without names, .* --channels 0,1,2"),
         (InputChannels(2), named(*COLOURS), "the colours R, G, B, .* 2 channels without names"),
@@ -210,12 +214,12 @@ def test_names_of_another_number_than_the_channels_are_none() -> None:
         (chosen("GFP"), unnamed(2), "2 channels without names; give indices from 0 to 1"),
         (chosen("5"), named(*FIVE), "--channels 5: there is no channel 5: .* from 0 to 4"),
         (chosen("name:0"), unnamed(3), "no channel name:0"),
-        (chosen("DAPI,0"), named(*FIVE), "DAPI, 0 are the same channel of .*; give it once"),
+        (chosen("DAPI,0"), named(*FIVE), "DAPI, 0 are the same channel: .*; give it once"),
         (chosen("x"), ImageChannels(3, ("a", "x", "X")), "2 channels .*; give index:1 or index:2"),
         (
             chosen("1"),
             named("1", "2"),
-            "1 is the name of the channel with index 0, and the index of another one: the image "
+            "1 is the name of the channel with index 0 and the index of another channel: the image "
             "has the channels 1, 2; give name:1 or index:1",
         ),
     ],
@@ -250,7 +254,7 @@ def test_the_remedy_of_a_message_works(model: InputChannels, image: ImageChannel
     elif image.count < model.count:
         assert "too few channels" in message
     else:
-        _, _, remedy = message.rpartition("as in --channels ")
+        _, _, remedy = message.rpartition("for instance --channels ")
         assert chosen(remedy).locate(image) == tuple(range(model.count))
 
 
@@ -268,13 +272,13 @@ def test_long_and_hostile_names_are_cut_and_escaped() -> None:
 @pytest.mark.parametrize(
     ("count", "channels", "of", "message"),
     [
-        (2, ("a",), None, "input_channels: there are 1, the network takes 2"),
-        (1, (), None, "input_channels: there are 0, the network takes 1"),
-        (2, ("a", " A"), None, "input_channels: a, a must differ"),
-        (2, (1, 1), None, "input_channels: 1, 1 must differ"),
+        (2, ("a",), None, "input_channels: 1 given, but the network takes 2"),
+        (1, (), None, "input_channels: 0 given, but the network takes 1"),
+        (2, ("a", " A"), None, "input_channels repeats a channel: a, a"),
+        (2, (1, 1), None, "input_channels repeats a channel: 1, 1"),
         (2, (0, 64), None, "input_channels 64: choose 0 to 63"),
         (1, (-1,), None, "input_channels -1: choose 0 to 63"),
-        (2, ("a", 1), None, "there are names and indices"),
+        (2, ("a", 1), None, "mixes names and indices"),
         (1, ("\n",), None, "is not a text of 1 to 256 printable characters"),
         (1, ("a" * 257,), None, "is not a text of 1 to 256 printable characters"),
         (2, (0, 2), 2, "image_channels 2: choose 3 to 64"),
@@ -326,9 +330,9 @@ def test_any_flag_finds_channels_or_says_why_not(flag: str, names: list[str], co
 
 def test_an_only_channel_may_have_any_name_for_a_model_that_read_none() -> None:
     grey = InputChannels(1)
-    with pytest.raises(ImageError, match="only its channels have names"):
+    with pytest.raises(ImageError, match="only the image's channels have names"):
         grey.locate(ImageChannels(1, ("DAPI",)))
     older = replace(grey, takes_any_name=True)
     assert older.locate(ImageChannels(1, ("DAPI",))) == (0,)
-    with pytest.raises(ImageError, match="only its channels have names"):
+    with pytest.raises(ImageError, match="only the image's channels have names"):
         older.locate(ImageChannels(2, ("DAPI", "actin")))

@@ -89,7 +89,7 @@ def test_a_file_that_takes_too_much_memory_is_refused(
     path = tmp_path / "labels.json"
     path.write_bytes(make_coco("a.png")[:-2] + b', {"x": [' + b"[1]," * 20_000_000)
     monkeypatch.setattr(label_files, "_MEMORY_LIMIT_BYTES", 2**31)
-    with pytest.raises(InputError, match="labels.json: decoding it needs more than 2.0 GiB"):
+    with pytest.raises(InputError, match="labels.json: decoding needs more than 2.0 GiB"):
         read(path)
     path.write_bytes(make_coco("a.png"))
     read(path)

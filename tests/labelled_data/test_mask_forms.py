@@ -315,19 +315,19 @@ REFUSED: dict[str, tuple[Encode, Flags, str, Flags]] = {
     "ids in one channel": (
         lambda ids: encode_pillow(np.dstack([ids * 0, ids * 0, ids])),
         Flags("leaf,symptom"),
-        "no other channel than blue.*--classes leaf=#000001,symptom=#000002",
+        "only the channel blue.*--classes leaf=#000001,symptom=#000002",
         Flags("leaf=#000001,symptom=#000002"),
     ),
     "a colour that is not named": (
         lambda ids: encode_pillow(in_colours(ids)),
         Flags("leaf=#307020,other=#010101"),
-        "beyond the classes: #c03030",
+        "colours without a class: #c03030",
         Flags(FLAGS),
     ),
     "a colour that the label map does not have": (
         lambda ids: encode_pillow(in_colours(ids)),
         Flags(label_map="background:0,0,0::\nleaf:48,112,32::\n"),
-        "beyond the classes: #c03030 .*known ones are leaf=#307020; name them",
+        "colours without a class: #c03030 .*known ones are leaf=#307020; name them",
         Flags(label_map=LABEL_MAP),
     ),
     "a white background": (
@@ -381,7 +381,7 @@ def test_the_void_of_voc_is_not_counted(decoder: Decoder, tmp_path: Path, name: 
     else:
         files = [encode_pillow(in_colours(mask)) for mask in ids]
         flags = Flags(FLAGS, ignored="#e0e0c0")
-        with pytest.raises(InputError, match="not counted with --ignore-value '#e0e0c0'"):
+        with pytest.raises(InputError, match="give --ignore-value '#e0e0c0' to leave out"):
             read_set(decoder, tmp_path, files, Flags(FLAGS))
     targets, notes = read_set(decoder, tmp_path, files, flags)
     for mask, found in zip(ids, targets, strict=True):
@@ -399,7 +399,7 @@ def test_interpolated_colours_are_refused_with_their_cause(
         files = [encode_pillow(in_colours(ids), "JPEG", quality=98) for ids in IDS]
     else:
         files = [encode_pillow(blur(ids)) for ids in IDS]
-    with pytest.raises(InputError, match="interpolation .resizing or JPEG. makes such colours"):
+    with pytest.raises(InputError, match="interpolation .resizing or JPEG. produces such colours"):
         read_set(decoder, tmp_path, files, flags)
 
 

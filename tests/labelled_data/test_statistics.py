@@ -40,8 +40,8 @@ def test_images_without_pixels_and_with_absurd_samples_are_counted(tmp_path: Pat
     assert errors["good"] is None
     for name, reason in (
         ("large", "unsupported: a sample of 1e+20 in channel 1"),
-        ("no-size", "unreadable: samples of the shape (0, 0, 1)"),
-        ("nodata", "unsupported: a sample of -3.4e+38; the largest is 1.3e+30"),
+        ("no-size", "unreadable: samples of shape (0, 0, 1)"),
+        ("nodata", "unsupported: a sample of -3.4e+38; the limit is 1.3e+30"),
     ):
         assert str(errors[name]).startswith(reason)
     assert found.check_readable(0.75)[0].startswith("3 of 4 labelled images cannot be used")

@@ -1346,7 +1346,7 @@ def classes_saved_as_jpeg(zoo: Zoo) -> None:
     zoo.save_masks("masks/{}.jpg".format, lambda s: classes_of(s) * np.uint8(100), quality=75)
 
 
-@refused("more than classes have")
+@refused("too many for classes")
 def colours_saved_as_jpeg(zoo: Zoo) -> None:
     zoo.save_images()
     zoo.save_masks("masks/{}.jpg".format, lambda s: paint(classes_of(s), (0, 0, 0), LEAF, SYMPTOM))

@@ -265,7 +265,7 @@ def test_grey_float_images_of_a_colour_model_have_the_limit_of_each_channel() ->
 
 def test_an_array_without_pixels_is_refused() -> None:
     for shape in ((0, 5, 3), (5, 0, 3), (5, 5), (3,)):
-        with pytest.raises(ImageError, match="samples of the shape"):
+        with pytest.raises(ImageError, match="samples of shape"):
             Preprocessing("uint8", (0.0,) * 3, (1.0,) * 3).check(np.zeros(shape, np.uint8))
 
 

@@ -151,10 +151,10 @@ def find_place(
 
 def describe_absent(path: str, key: ImageKey, places: Sequence[ImagePlace]) -> str:
     """Return a message that a file does not hold the image that is asked for."""
-    names = [image_uri("", place.key).removeprefix("#") for place in places]
-    asked = image_uri("", key).removeprefix("#") or "image of the whole file"
-    if not names:
-        return f"there is no {asked} in {path}, which holds one image"
-    return (
-        f"there is no {asked} in {path}, which holds {len(names)} images, {names[0]} to {names[-1]}"
-    )
+    asked = image_uri("", key).removeprefix("#")
+    if len(places) < 2:
+        return f"{path} has no image {asked}; it holds a single image"
+    lacking = f"has no image {asked}" if asked else "is not a single image"
+    first = image_uri("", places[0].key).removeprefix("#")
+    last = image_uri("", places[-1].key).removeprefix("#")
+    return f"{path} {lacking}; it holds {len(places)} images, {first} to {last}"

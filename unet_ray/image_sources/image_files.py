@@ -104,7 +104,7 @@ def _check_content(content: Content, etag: str) -> bytes:
 def _compare_etags(found: str, listed: str) -> None:
     if found != listed:
         raise ImageError(
-            "changed", "its content changed after it was listed; the next run reads the new content"
+            "changed", "the file changed after it was listed; the next run reads the new content"
         )
 
 
@@ -114,20 +114,20 @@ def _map_to_image_errors() -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ImageError(
-            "missing", "no such file: it disappeared after it was listed, or never was there"
+            "missing", "no such file: it was deleted after it was listed, or never existed"
         ) from None
     except ArchivedFileError:
         raise ImageError(
-            "archived", "its store keeps it in an archive; restore it and run again"
+            "archived", "the store has archived the file; restore it and run again"
         ) from None
     except PermissionError as error:
-        raise ImageError("denied", f"no permission to read it: {error}") from None
+        raise ImageError("denied", f"no permission to read the file: {error}") from None
     except IsADirectoryError:
-        raise ImageError("unreadable", "it is a folder, not a file") from None
+        raise ImageError("unreadable", "a folder, not a file") from None
     except FileTooLargeError as error:
         raise ImageError("too_large", str(error)) from None
     except IrregularFileError:
-        raise ImageError("unreadable", "it is a pipe, a socket or a device, not a file") from None
+        raise ImageError("unreadable", "a pipe, a socket or a device, not a file") from None
     except OSError as error:
         raise ImageError("network", f"reading failed: {error}") from None
     except InputError as error:  # a name that its store does not allow

@@ -34,7 +34,7 @@ class ImageSource:
     pages: int = 1
     """Number of images in the file."""
     place: ImagePlace | None = None
-    """Place of the image in its file; None if it is the first page of it."""
+    """Place of the image in its file; None if the file itself is the image."""
 
     @property
     def uri(self) -> str:
@@ -87,4 +87,11 @@ def whole_file(entry: FileEntry) -> ImageSource:
 
 def image_source(entry: FileEntry, place: ImagePlace, count: int) -> ImageSource:
     """Return the source of one of the `count` images of a file, from its place there."""
-    return ImageSource(entry.uri, place.key, entry.etag, place.file_size, count, place)
+    return ImageSource(
+        file_uri=entry.uri,
+        key=place.key,
+        etag=entry.etag,
+        size=place.file_size,
+        pages=count,
+        place=place,
+    )

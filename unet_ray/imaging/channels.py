@@ -58,7 +58,8 @@ class ImageChannels:
     def keys(self) -> tuple[str, ...]:
         """Names in the form for comparison; empty if they do not distinguish all channels."""
         keys = tuple(map(fold_channel, self.names))
-        are_sound = all(map(is_name, self.names)) and len(set(keys)) == len(keys) == self.count
+        are_distinct = len(set(keys)) == len(keys) == self.count
+        are_sound = are_distinct and all(map(is_name, self.names))
         return keys if are_sound else ()
 
     @property
@@ -85,7 +86,8 @@ class ImageChannels:
         counted = "1 channel" if self.count == 1 else f"{self.count} channels"
         if self.names:
             return f"{counted} whose names do not tell them apart ({show_names(self.names)})"
-        return f"{counted} without {'a name' if self.count == 1 else 'names'}"
+        lacking = "a name" if self.count == 1 else "names"
+        return f"{counted} without {lacking}"
 
 
 def show_names(names: Sequence[str]) -> str:
@@ -115,7 +117,9 @@ class ChosenChannels:
         place, times = Counter(places).most_common(1)[0]
         if times > 1:
             same = [t for t, found in zip(self.tokens, places, strict=True) if found == place]
-            self._refuse(f"{show_names(same)} are the same channel of {image}; give it once")
+            self._refuse(
+                f"{show_names(same)} are the same channel: the image has {image}; give it once"
+            )
         return places
 
     def _find(self, token: str, image: ImageChannels) -> int:
@@ -123,21 +127,23 @@ class ChosenChannels:
         named = [place for place, each in enumerate(image.names) if fold_channel(each) == name]
         has_index = index is not None and index < image.count
         if len(named) > 1:
+            ways = " or ".join(f"index:{place}" for place in named)
             self._refuse(
                 f"{len(named)} channels have the name {show_names([token])}: the image has {image};"
-                f" give {' or '.join(f'index:{place}' for place in named)}"
+                f" give {ways}"
             )
         if named and has_index and named != [index]:
             self._refuse(
-                f"{token} is the name of the channel with index {named[0]}, and the index of "
-                f"another one: the image has {image}; give name:{token} or index:{token}"
+                f"{token} is the name of the channel with index {named[0]} and the index of "
+                f"another channel: the image has {image}; give name:{token} or index:{token}"
             )
         if named:
             return named[0]
         if index is None or not has_index:
+            kinds = "names or indices" if image.names else "indices"
             self._refuse(
-                f"there is no channel {show_names([token])}: the image has {image}; give "
-                f"{'names or ' if image.names else ''}indices from 0 to {image.count - 1}"
+                f"there is no channel {show_names([token])}: the image has {image}; give {kinds} "
+                f"from 0 to {image.count - 1}"
             )
         return index
 
@@ -153,16 +159,6 @@ def _read_token(token: str) -> tuple[str | None, int | None]:
     if kind == "index" and rest:
         return None, int(rest)
     return fold_channel(token), int(token) if is_channel_index(token) else None
-
-
-def _name_some(image: ImageChannels, num_channels: int) -> Sequence[str]:
-    """Return the first channels of an image as `--channels` takes them: names, else indices."""
-    names = image.names[:num_channels]
-    are_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
-    if image.keys and are_plain:
-        return names
-    prefix = "index:" if image.names else ""
-    return [f"{prefix}{place}" for place in range(num_channels)]
 
 
 @dataclass(frozen=True)
@@ -196,7 +192,7 @@ class InputChannels:
         if not all(type(each) in (str, int) for each in chosen):
             raise InputError(f"input_channels {chosen!r:.80}: give names or indices")
         if not chosen:
-            raise InputError(f"input_channels: there are 0, the network takes {count}")
+            raise InputError(f"input_channels: 0 given, but the network takes {count}")
         return InputChannels(count, names, indices, image_channels)
 
     @property
@@ -212,14 +208,15 @@ class InputChannels:
         most = range(0) if self.image_channels is None else [self.image_channels]
         check_range("image_channels", most, max(self.indices, default=0) + 1, MAX_CHANNELS)
         if self.names and self.indices:
-            raise InputError("input_channels: there are names and indices; there must be one kind")
+            raise InputError("input_channels mixes names and indices; give only one kind")
         for keys in (tuple(map(fold_channel, self.names)), self.indices):
             if len(keys) not in (0, self.count):
                 raise InputError(
-                    f"input_channels: there are {len(keys)}, the network takes {self.count}"
+                    f"input_channels: {len(keys)} given, but the network takes {self.count}"
                 )
             if len(set(keys)) < len(keys):
-                raise InputError(f"input_channels: {show_names([*map(str, keys)])} must differ")
+                shown = show_names([*map(str, keys)])
+                raise InputError(f"input_channels repeats a channel: {shown}")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -255,7 +252,7 @@ class InputChannels:
             self._refuse(image, "its channels have no names")
         is_only = self.takes_any_name and self.count == image.count == 1
         if image.keys and not is_only and (self.indices or not image.is_colour):
-            self._refuse(image, "only its channels have names")
+            self._refuse(image, "only the image's channels have names")
         if self.indices:
             known = self.image_channels
             if image.count <= max(self.indices) or known not in (None, image.count):
@@ -272,10 +269,16 @@ class InputChannels:
         if image.count < self.count:
             raise ImageError("unsupported", f"{found}the image has too few channels for it")
         order = " in that order" if self.count > 1 else ""
-        example = ",".join(_name_some(image, self.count))
+        names = image.names[: self.count]
+        is_plain = not any("," in name or ":" in name or is_channel_index(name) for name in names)
+        if image.keys and is_plain:
+            example = ",".join(names)
+        else:
+            prefix = "index:" if image.names else ""
+            example = ",".join(f"{prefix}{place}" for place in range(self.count))
         raise ImageError(
             "unsupported",
-            f"{found}say which of its channels to use{order}, as in --channels {example}",
+            f"{found}choose its channels{order}, for instance --channels {example}",
         )
 
     def __str__(self) -> str:

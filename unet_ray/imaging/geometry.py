@@ -40,8 +40,10 @@ class Box:
 
     def clipped(self, to: Box) -> Box:
         """Return the part of the box that lies in another one; it may be empty."""
-        top, left = max(self.top, to.top), max(self.left, to.left)
-        bottom, right = min(self.bottom, to.bottom), min(self.right, to.right)
+        top = max(self.top, to.top)
+        left = max(self.left, to.left)
+        bottom = min(self.bottom, to.bottom)
+        right = min(self.right, to.right)
         return Box(top, left, max(top, bottom), max(left, right))
 
     def on_grid(self, multiple: int) -> Box:
@@ -115,7 +117,12 @@ def fold_box(
     extend = mirrored if mirror else replicated
     rows = extend(box.top, box.bottom, height)
     columns = extend(box.left, box.right, width)
-    inside = Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+    inside = Box(
+        top=int(rows.min()),
+        left=int(columns.min()),
+        bottom=int(rows.max()) + 1,
+        right=int(columns.max()) + 1,
+    )
     return inside, rows - inside.top, columns - inside.left
 
 

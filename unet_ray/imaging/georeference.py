@@ -34,7 +34,8 @@ class Georeference:
     def to_map(self, outlines: NDArray[Any]) -> NDArray[Any]:
         """Return outlines in map coordinates; shapely geometries."""
         a, b, c, d, e, f = self.affine
-        matrix, offset = np.array([[a, b], [d, e]]), np.array([c, f])
+        matrix = np.array([[a, b], [d, e]])
+        offset = np.array([c, f])
         return shapely.transform(outlines, lambda points: points @ matrix.T + offset)
 
 

@@ -310,17 +310,17 @@ def find_factors(
     if own_um is None:
         raise ImageError(
             "unsupported",
-            "the file does not say how large its pixels are, and --pixel-size was given; write the "
-            "size into the file (TIFF resolution, OME-XML or PNG pHYs), or leave such images to a "
-            "run without --pixel-size",
+            "the file does not state its pixel size, which --pixel-size requires; write the size "
+            "into the file (TIFF resolution, OME-XML or PNG pHYs), or leave such images to a run "
+            "without --pixel-size",
         )
     x = own_um[0] / wanted_um[0]
     y = own_um[1] / wanted_um[1]
     if not all(1 / _MOST_FACTOR <= factor <= _MOST_FACTOR for factor in (x, y)):
         raise ImageError(
             "unsupported",
-            f"pixels of {own_um[0]:g}×{own_um[1]:g} µm, resampled to "
-            f"{wanted_um[0]:g}×{wanted_um[1]:g} µm: sides may differ {_MOST_FACTOR} times; "
-            "is the pixel size of the file right?",
+            f"pixels of {own_um[0]:g}×{own_um[1]:g} µm cannot be resampled to "
+            f"{wanted_um[0]:g}×{wanted_um[1]:g} µm: sides may differ by a factor of up to "
+            f"{_MOST_FACTOR}; check the pixel size that the file states",
         )
     return y, x

@@ -177,7 +177,7 @@ def test_16_bit_colours_are_read_if_they_are_8_bit_ones(decoder: Decoder) -> Non
     deep = paint(IDS, BLACK, RED, GREEN, GREY).astype(np.uint16)
     for data in (imagecodecs.png_encode(deep * 257), encode_tiff(deep)):
         assert decoder.decode_label(data)[0, 1] == colour(*RED)
-    with pytest.raises(ImageError, match="samples from 0 to 49151, where masks with colours have"):
+    with pytest.raises(ImageError, match="samples from 0 to 49151, but colours in masks"):
         decoder.decode_label(imagecodecs.png_encode(deep * 256 - (deep > 0)))
 
 
@@ -210,7 +210,7 @@ def test_several_channels_that_are_no_colours_are_refused(decoder: Decoder, chan
 def test_a_photograph_is_no_mask(decoder: Decoder) -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)
     for table in (None, TABLE):
-        with pytest.raises(ImageError, match="a mask of more than 4096 colours, as interpolation"):
+        with pytest.raises(ImageError, match="a mask of more than 4096 colours: it was"):
             decoder.decode_label(encode_pillow(photograph), table=table)
 
 

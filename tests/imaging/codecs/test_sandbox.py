@@ -110,7 +110,7 @@ def test_a_child_that_is_killed_while_it_decodes_costs_no_image(decoder: Decoder
 @pytest.mark.parametrize(
     ("signals", "error"),
     [
-        ("KILL KILL", r"internal: the decoder was killed from outside, twice \(SIGKILL\)"),
+        ("KILL KILL", r"internal: the decoder was killed from outside twice \(SIGKILL\)"),
         ("TERM KILL", r"internal: .* twice \(SIGTERM and SIGKILL\)"),
         ("SEGV KILL", r"internal: .* twice \(SIGSEGV and SIGKILL\)"),
         ("KILL SEGV", r"internal: .* twice \(SIGKILL and SIGSEGV\)"),
@@ -148,7 +148,7 @@ def test_a_child_that_is_stopped_is_not_the_fault_of_the_file(
     assert (len(good) > 2**20) == (side == 1200)
     send_signals(monkeypatch, signal.SIGSTOP)
     with pytest.raises(
-        ImageError, match=r"internal: the decoder was stopped or starved: 0\.\d\d s of CPU in 1 s"
+        ImageError, match=r"internal: the decoder was stopped or starved: it had 0\.\d\d s of CPU"
     ):
         decoder.decode(good)
     assert set(psutil.Process().children()) == before
@@ -161,7 +161,7 @@ def test_a_decoder_that_computes_for_too_long_is_ended() -> None:
     decoder = Decoder(time_limit_s=3)
     before = set(psutil.Process().children())
     started = time.monotonic()
-    with pytest.raises(ImageError, match="unreadable: decoding it took longer than 3 s"):
+    with pytest.raises(ImageError, match="unreadable: decoding took longer than 3 s"):
         decoder.decode(bomb(11_500, colour=6, depth=16))
     assert time.monotonic() - started < 20
     assert set(psutil.Process().children()) == before
@@ -169,7 +169,7 @@ def test_a_decoder_that_computes_for_too_long_is_ended() -> None:
 
 def test_a_file_that_eats_memory_is_an_error_of_the_file() -> None:
     decoder = Decoder(memory_limit_bytes=3 * 2**29)
-    with pytest.raises(ImageError, match="too_large: decoding it needs more than 1.5 GiB"):
+    with pytest.raises(ImageError, match="too_large: decoding needs more than 1.5 GiB"):
         decoder.decode(bomb(11_500, colour=6, depth=16))
     assert decoder.decode(encode_pillow(random_image(2))).samples.shape == (50, 57, 3)
     decoder.close()
@@ -217,7 +217,7 @@ def test_a_failure_of_the_store_keeps_its_own_error(decoder: Decoder) -> None:
     ("number", "error"),
     [
         (signal.SIGSEGV, "unreadable: the decoder crashed twice"),
-        (signal.SIGKILL, "internal: the decoder was killed from outside, twice"),
+        (signal.SIGKILL, "internal: the decoder was killed from outside twice"),
     ],
 )
 def test_a_window_that_ends_the_decoder_twice_ends_its_image_only(
@@ -276,7 +276,7 @@ def test_an_endless_reply_is_cut_off(decoder: Decoder) -> None:
     received = itertools.chain([b'{"ready": true}\n'], itertools.repeat(b"a" * 2**20))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child_pipe, "_receive", lambda *_: next(received))
-        with pytest.raises(ImageError, match=r"ended as it started \(an invalid reply\)"):
+        with pytest.raises(ImageError, match=r"ended at its start \(an invalid reply\)"):
             decoder.decode(b"")
     assert decoder.decode(encode_pillow(random_image(4))).samples.shape == (50, 57, 3)
 
@@ -321,7 +321,7 @@ def test_a_file_that_asks_for_more_than_fits_is_not_fetched() -> None:
 
     decoder = Decoder(memory_limit_bytes=2**30)
     with pytest.raises(
-        ImageError, match="decoding it needs 2147483648 bytes of the file at once"
+        ImageError, match="decoding needs 2147483648 bytes of the file at once"
     ) as error:
         decoder.open(make_range_file(header + bytes(2**20), small, 2**36))
     assert error.value.error_type == "too_large"

@@ -174,7 +174,7 @@ def test_images_without_a_directory_are_not_left_out_silently(kind: str) -> None
     data = written("ImageJ" if kind == "imagej" else "", truncate=True)
     assert len(find_images(io.BytesIO(data))) == 1
     with pytest.raises(
-        ImageError, match="unsupported: 6 images of which only the first has a directory"
+        ImageError, match="unsupported: 6 images, but only the first has a directory"
     ):
         decode_image(data)
 

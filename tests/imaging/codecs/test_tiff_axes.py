@@ -178,7 +178,7 @@ def test_a_plane_that_lacks_a_channel_has_the_others_by_their_names() -> None:
     without = write_ome(1, text.replace('Name="c', 'ID="'))
     (place,) = find_images(io.BytesIO(without))
     assert "the file lacks 0" in place.error
-    with pytest.raises(ImageError, match="unsupported: of its 2 channels, which have no names"):
+    with pytest.raises(ImageError, match="unsupported: the image has 2 channels without names"):
         decode_image(without)
 
 

@@ -80,8 +80,8 @@ def test_the_note_on_two_colours_says_how_to_turn_them_round() -> None:
     labelling = find(pixels, "leaf")
     (note,) = labelling_notes(count(pixels), labelling, 2)
     assert note == (
-        "the masks hold two colours, whose meaning is not given: #c03030 (40 px) is the class "
-        "leaf, #ffffff (60 px) the background; to turn it round, give --classes leaf=#ffffff"
+        "the masks hold two colours whose meaning is not given: #c03030 (40 px) is taken as the "
+        "class leaf, #ffffff (60 px) as the background; to swap them, give --classes leaf=#ffffff"
     )
     # as the decoder reads them with that flag: white is the class, red is unknown
     turned = {1: 60, RED: 40}
@@ -120,25 +120,25 @@ def test_the_note_on_black_drawings() -> None:
             {0: 9000, RED: 900} | {COLOUR + 0x040101 * i: 2 for i in range(20, 29)},
             None,
             None,
-            r"interpolation \(resizing or JPEG\) makes such colours, here 9 with 0.181 % of",
+            r"interpolation \(resizing or JPEG\) produces such colours, here 9 with 0.181 % of",
         ),
         (
             {0: 9000} | {SCATTERED[i]: 20 for i in range(30)},
             None,
             None,
-            "31 colours: .*more than classes have; if each object has its own colour",
+            "31 colours: .*too many for classes; if each object has its own colour",
         ),
         (
             {0: 9} | {COLOUR + i: 5 for i in range(1, 5)},
             None,
             None,
-            "no other channel than blue, which looks like ids in that channel: save it as a grey",
+            "only the channel blue, which looks like ids in that channel: save it as a grey",
         ),
         (
             {0: 9} | dict.fromkeys(SCATTERED[:39], 5),
             None,
             None,
-            "40 colours: .*more than classes have; if each object has .*as in COCO panoptic",
+            "40 colours: .*too many for classes; if each object has .*as in COCO panoptic",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_known_colours_are_classes() -> None:
         (
             {0: 80, 1: 10, WHITE: 4, VOID: 1},
             TWO,
-            "beyond the classes: #ffffff .4 px in 2 masks., #e0e0c0 .1 px.*known ones are "
+            "colours without a class: #ffffff .4 px in 2 masks., #e0e0c0 .1 px.*known ones are "
             "leaf=#307020, symptom=#c03030; .*--ignore-value '#e0e0c0'",
         ),
         (
@@ -213,7 +213,7 @@ def test_known_colours_are_classes() -> None:
         (
             {0: 9000, 1: 900} | {COLOUR + 0x040101 * i: 2 for i in range(20, 29)},
             ONE,
-            "interpolation .* makes such colours, here 9",
+            "interpolation .* produces such colours, here 9",
         ),
         ({0: 80}, TWO, "no mask holds a pixel of leaf=1, symptom=2"),
     ],
@@ -272,7 +272,7 @@ def test_ids_below_0_are_named() -> None:
 
 
 def test_ids_that_were_stretched_to_16_bits_are_refused_with_their_values() -> None:
-    with pytest.raises(InputError, match="NAME=257,NAME=514 .* of the 8-bit ids 1, 2 stretched"):
+    with pytest.raises(InputError, match="NAME=257,NAME=514 .* like the 8-bit ids 1, 2 stretched"):
         find({0: 80, 257: 4, 514: 3})
     with pytest.raises(InputError, match="give --classes leaf=257,symptom=514, or save the masks"):
         find({0: 80, 257: 4, 514: 3}, "leaf,symptom")
@@ -304,8 +304,8 @@ def test_masks_that_look_inverted_are_noted_with_the_remedy() -> None:
     full, half = [[(0, 4), (255, 96)]], [[(0, 50), (255, 50)]]
     binary = Labelling("binary", one, 0, None, 128)
     assert note_inverted(binary, full, full, half) == [
-        "class leaf has more than 95% of the pixels of 2 of 3 images; if the masks are inverted, "
-        "give --background-value 255"
+        "class leaf covers more than 95% of the pixels in 2 of 3 images; if the masks are "
+        "inverted, give --background-value 255"
     ]
     assert note_inverted(binary, full, half) == []
     assert note_inverted(binary, [[(0, 5), (255, 95)]]) == []
@@ -318,7 +318,7 @@ def test_masks_that_look_inverted_are_noted_with_the_remedy() -> None:
     assert note.endswith("give --background-value 1 --classes leaf=0")
     folders = Labelling("folders", (*one, ClassSpec(2, "b")), 0, None, 128)
     (note,) = note_inverted(folders, [half[0], full[0]], [half[0], full[0]])
-    assert note.startswith("class b has more than 95%")
+    assert note.startswith("class b covers more than 95%")
     assert note.endswith("give --background-value 255")
     instances = Labelling("instances", one, 0, None)
     assert note_inverted(instances, [[(1, 100)]]) == []

@@ -61,7 +61,7 @@ def test_kinds_of_masks_are_inferred(
         ((7, 11, 26), (), None, "--classes NAME=7,NAME=11,NAME=26 for classes, or"),
         (tuple(range(0, 256, 3)), (), None, "may be classes or objects"),
         ((0,), (), None, "nothing to learn"),
-        ((0, 1, 2, 3), TWO, None, r"beyond the classes: 3 \(10 px in 1 mask\).*name them in"),
+        ((0, 1, 2, 3), TWO, None, r"without a class: 3 \(10 px in 1 mask\).*name them in"),
         (
             (1, 2, 3),
             TWO,
@@ -75,7 +75,7 @@ def test_kinds_of_masks_are_inferred(
             "classes",
             "if it is 1 in these masks, give --background-value 1 --classes nucleus=2",
         ),
-        ((0, 5), TWO, None, "beyond the classes: 5"),
+        ((0, 5), TWO, None, "without a class: 5"),
         (
             (0, 128, 255),
             (),
@@ -103,20 +103,20 @@ def test_kinds_of_masks_are_inferred(
             TWO,
             None,
             r"no mask holds a pixel of leaf"
-            r".* only 0 \(10 px in 1 mask\): there is nothing to learn",
+            r".* only 0 \(10 px in 1 mask\), so there is nothing to learn",
         ),
-        ((0,), (), "binary", r"only 0 \(10 px in 1 mask\): there is nothing to learn"),
+        ((0,), (), "binary", r"only 0 \(10 px in 1 mask\), so there is nothing to learn"),
         (
             (0, 255),
             (),
             "instances",
-            r"no object, all masks hold only 0 .*: there is nothing to learn",
+            r"no object: all masks hold only 0 .*, so there is nothing to learn",
         ),
         (
             (0,),
             TWO,
             "folders",
-            r"no class, all masks hold only 0 \(10 px in 1 mask\): there is nothing to learn",
+            r"no class: all masks hold only 0 \(10 px in 1 mask\), so there is nothing to learn",
         ),
     ],
 )
@@ -190,7 +190,7 @@ def test_interpolated_class_masks_are_refused_with_their_cause() -> None:
     found = counted({0: 9000, 26: 500, 127: 400} | {v: 2 for v in range(30, 60)})
     with pytest.raises(
         InputError,
-        match=r"beyond the classes: 30 .*, … \(30 values\).*interpolation .*0.602 % of the",
+        match=r"without a class: 30 .*, … \(30 values\).*interpolation .*0.602 % of the",
     ):
         find_labelling(found, parse_classes("a=26,b=127"), None, 0, 255)
     assert (
@@ -308,6 +308,7 @@ def test_each_kind_of_masks_gives_its_targets() -> None:
 
 
 def test_two_values_of_which_none_is_the_background_are_refused_with_both() -> None:
-    with pytest.raises(InputError, match="give --background-value 1 or 2, whichever is no class"):
+    remedy = "give --background-value 1 or 2, whichever is the background"
+    with pytest.raises(InputError, match=remedy):
         find_labelling(values(1, 2), (), None, 0, 255)
     assert find_labelling(values(1, 2), (), None, 2, 255).kind == "binary"

@@ -173,7 +173,7 @@ def test_windows_and_whole_images_are_resampled_alike(
         tables = segment(archive, network, tile, postprocessing, pixel_size_um=(0.4, 0.4))
         found.append(comparable(tables, whole_masks=True))
         rows = {Path(row["image_uri"]).name: row for row in tables["images"].to_pylist()}
-        for name, reason in (("unknown.tif", "does not say how large"), ("far.tif", "16 times")):
+        for name, reason in (("unknown.tif", "not state its pixel size"), ("far.tif", "up to 16;")):
             assert (rows[name]["error_type"], rows[name]["error_stage"]) == (
                 "unsupported",
                 "decode",
@@ -272,7 +272,7 @@ def test_values_that_overflow_the_network_are_error_rows_and_no_holes(
     assert found["large.tif"][:2] == ("unsupported", "decode")
     assert found["large.tif"][2].startswith("a sample of 1e+20 in channel 1, 1.6e+18 times")
     assert found["nodata.tif"][:2] == ("unsupported", "decode")
-    assert found["nodata.tif"][2].startswith("a sample of -3.4e+38; the largest is 1.3e+30")
+    assert found["nodata.tif"][2].startswith("a sample of -3.4e+38; the limit is 1.3e+30")
     network = make_network()
     with torch.no_grad():
         network.head.weight.fill_(3e38)

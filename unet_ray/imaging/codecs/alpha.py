@@ -41,16 +41,16 @@ class AlphaCounts:
     def __add__(self, other: AlphaCounts) -> AlphaCounts:
         """Return the counts of the pixels of both."""
         high = max(self.high, other.high)
-        colours: tuple[tuple[float, float], ...] = ()
+        colours: list[tuple[float, float]] = []
         if high == 0:
-            both = zip(self.colours, other.colours, strict=True)
-            colours = tuple((min(a[0], b[0]), max(a[1], b[1])) for a, b in both)
+            for (low, top), (other_low, other_top) in zip(self.colours, other.colours, strict=True):
+                colours.append((min(low, other_low), max(top, other_top)))
         return AlphaCounts(
             pixels=self.pixels + other.pixels,
             partial=self.partial + other.partial,
             low=min(self.low, other.low),
             high=high,
-            colours=colours,
+            colours=tuple(colours),
         )
 
     def check(self) -> None:
@@ -58,9 +58,9 @@ class AlphaCounts:
         if self.low != self.high and self.partial > _MOST_PARTIAL * self.pixels:
             raise ImageError(
                 "unsupported",
-                f"transparency that varies: {self.partial / self.pixels:.1%} of the pixels are "
-                f"half transparent, more than {_MOST_PARTIAL:.0%}, as in drawings with shadows; "
-                "flatten it",
+                f"varying transparency: {self.partial / self.pixels:.1%} of the pixels are half "
+                f"transparent, more than {_MOST_PARTIAL:.0%}, as in drawings with shadows; flatten "
+                "the image",
             )
 
     @property
@@ -133,16 +133,16 @@ class Alpha:
         else:
             is_whole = (values == 0) | (values == self.opaque)
             partial = values.size - int(is_whole.sum())
-        colours: tuple[tuple[float, float], ...] = ()
+        colours: list[tuple[float, float]] = []
         if high == 0:
-            channels = np.moveaxis(colours_hwc, 2, 0)
-            colours = tuple((_finite(each.min()), _finite(each.max())) for each in channels)
+            for channel in np.moveaxis(colours_hwc, 2, 0):
+                colours.append((_finite(channel.min()), _finite(channel.max())))
         return AlphaCounts(
             pixels=values.size,
             partial=partial,
             low=float(low),
             high=float(high),
-            colours=colours,
+            colours=tuple(colours),
         )
 
 

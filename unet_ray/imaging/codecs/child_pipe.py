@@ -56,7 +56,8 @@ def read_cpu_s(child: subprocess.Popen[bytes]) -> float:
     """Return the CPU time that a child, which may be a zombie by now, has used (s)."""
     with open(f"/proc/{child.pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()  # the name before it may hold spaces
-    user, system = int(fields[11]), int(fields[12])
+    user = int(fields[11])
+    system = int(fields[12])
     return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
@@ -161,7 +162,8 @@ def parse_image(reply: dict[str, Any], body: bytes | bytearray) -> DecodedImage:
     valid = None
     if reply["has_valid"]:
         bits = np.frombuffer(body, np.uint8, offset=count * dtype.itemsize)
-        valid = np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape[:2])
+        height, width = shape[:2]
+        valid = np.unpackbits(bits, count=height * width).view(bool).reshape(height, width)
     return DecodedImage(
         samples=np.frombuffer(body, dtype, count).reshape(shape),
         valid=valid,

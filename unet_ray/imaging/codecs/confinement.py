@@ -13,8 +13,8 @@ import os
 import resource
 import struct
 from collections.abc import Collection
+from contextlib import suppress
 from types import ModuleType
-from typing import cast
 
 _PR_SET_NO_NEW_PRIVS = 38
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_RESTRICT_SELF = 444, 446
@@ -96,7 +96,11 @@ def confine(measures: Collection[str] = MEASURES) -> list[str]:
         Measures that are active; Landlock with its version.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    seccomp = _import_seccomp()
+    seccomp: ModuleType | None = None
+    with suppress(ImportError, OSError, RuntimeError):  # libseccomp may be missing
+        import pyseccomp  # before Landlock, while files can still be read
+
+        seccomp = pyseccomp
     active = []
     if "no_new_privs" in measures and libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
         active.append("no_new_privs")
@@ -116,8 +120,10 @@ def _deny_files(libc: ctypes.CDLL) -> int:
         return 0
     rights = max(number for since, number in _FILE_RIGHTS.items() if since <= version)
     denied = [2**rights - 1]
-    denied += [_NETWORK_RIGHTS] if version >= 4 else []
-    denied += [_SCOPES] if version >= 6 else []
+    if version >= 4:
+        denied.append(_NETWORK_RIGHTS)
+    if version >= 6:
+        denied.append(_SCOPES)
     ruleset = struct.pack(f"={len(denied)}Q", *denied)
     rules = libc.syscall(_LANDLOCK_CREATE_RULESET, ruleset, len(ruleset), 0)
     if rules < 0:
@@ -125,15 +131,6 @@ def _deny_files(libc: ctypes.CDLL) -> int:
     is_active = libc.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) == 0
     os.close(rules)
     return version if is_active else 0
-
-
-def _import_seccomp() -> ModuleType | None:
-    """Import the bindings of libseccomp while files can still be read; None without libseccomp."""
-    try:
-        import pyseccomp
-    except (ImportError, OSError, RuntimeError):
-        return None
-    return cast(ModuleType, pyseccomp)
 
 
 def _forbid_calls(seccomp: ModuleType) -> bool:

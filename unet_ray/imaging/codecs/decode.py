@@ -130,31 +130,20 @@ def compose_image(read: ReadImage) -> tuple[DecodedImage, Alpha | None]:
             alphas.append(alpha)
         no_data.append(find_no_data(raster))
     image = join_channels(parts, read.channels)
-    is_unsigned = read.rasters[0].samples.dtype.kind == "u"
-    valid = _find_valid(no_data, all_channels=is_unsigned, mask=read.mask)
+    # unsigned samples are pictures: a pixel is invalid only if all its pages have the no-data value
+    needs_all_pages = read.rasters[0].samples.dtype.kind == "u"
+    combine = np.logical_and if needs_all_pages else np.logical_or
+    known = [pixels for pixels in no_data if pixels is not None]
+    valid = None
+    if known and not (needs_all_pages and len(known) < len(no_data)):
+        valid = ~combine.reduce(known)
+    if read.mask is not None:
+        valid = _leave_out(valid, read.mask != 0)
     image = replace(image, valid=valid, pixel_size=read.pixel_size)
     if len(alphas) < 2:
         return image, alphas[0] if alphas else None
     values = np.minimum.reduce([alpha.values for alpha in alphas])
     return image, Alpha(values, alphas[0].opaque)
-
-
-def _find_valid(
-    no_data: list[NDArray[np.bool_] | None], all_channels: bool, mask: NDArray[Any] | None
-) -> NDArray[np.bool_] | None:
-    """Return the valid pixels, HW; None: all are valid.
-
-    Args:
-        no_data: Pixels of each page with the no-data value; None: the page has no such value.
-        all_channels: True if all pages must have it, False if one is enough.
-        mask: Mask of the file, which is 0 in invalid pixels.
-    """
-    known = [pixels for pixels in no_data if pixels is not None]
-    combine = np.logical_and if all_channels else np.logical_or
-    valid = None
-    if known and not (all_channels and len(known) < len(no_data)):
-        valid = ~combine.reduce(known)
-    return valid if mask is None else _leave_out(valid, mask != 0)
 
 
 def _leave_out(
@@ -232,7 +221,9 @@ def decode_oriented_label(
     """
     rasters = _read(data, max_pixels).rasters
     if len(rasters) > 1:
-        raise ImageError("unsupported", f"a mask of {len(rasters)} channels; save one page")
+        raise ImageError(
+            "unsupported", f"a mask with {len(rasters)} pages, one per channel; save a single page"
+        )
     with mapped_errors():
         values = read_mask_values(rasters[0], table)
     orientation = rasters[0].orientation
@@ -257,7 +248,7 @@ def match_channels(image: NDArray[Any], num_channels: int) -> NDArray[Any]:
     remedy = "convert the image"
     if found > num_channels:
         example = ",".join(str(index) for index in range(num_channels))
-        remedy = f"say which to use, as in --channels {example}"
+        remedy = f"choose which to use, for instance --channels {example}"
     raise ImageError(
         "unsupported", f"{found} channels, the model was trained on {num_channels}; {remedy}"
     )
@@ -319,13 +310,19 @@ def _read_with_pillow(data: bytes, max_pixels: int) -> Raster:
             )
         if image.format == "PNG" and data[12:16] != b"IHDR":  # bit depths are read from there
             raise ImageError("unreadable", "a PNG that does not begin with its IHDR chunk")
-        orientation = _read_exif_orientation(image)
+        try:
+            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+        except Exception:  # broken EXIF: viewers show such an image as it is stored
+            orientation = 1
         if image.format == "JPEG2000":
             return _make_raster(imagecodecs.jpeg2k_decode(data), orientation)
         if image.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
             return _make_raster(imagecodecs.png_decode(data), orientation)
-        if image.format == "PPM" and image.mode == "RGB" and _parse_pnm_maximum(data) > 255:
-            raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
+        if image.format == "PPM" and image.mode == "RGB":
+            lines = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
+            maximum = int(b" ".join(lines).split()[3])  # after the magic, width and height
+            if maximum > 255:
+                raise ImageError("unsupported", "16-bit colour PPM; save the image as PNG or TIFF")
         image.load()
         bits = data[24] if image.format == "PNG" else 0
         if bits in (2, 4) and data[25] == 0:  # Pillow scales these greys to 0..255
@@ -346,17 +343,30 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         # programs renumber the colours of a GIF when they save it, so its indices mean nothing
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "P":
-        indices = np.asarray(image)[:, :, None]
-        return Raster(indices, _convert_palette(image), orientation=orientation)
+        # the 256 colours of the palette, as Pillow converts each index
+        ramp = image.resize((256, 1))
+        ramp.info = image.info
+        ramp.putdata(range(256))
+        colours = ramp.convert("RGBA" if "transparency" in image.info else "RGB")
+        palette = np.asarray(colours)[0]
+        return Raster(np.asarray(image)[:, :, None], palette, orientation=orientation)
     if "transparency" in image.info and image.mode in ("L", "RGB"):
         image = image.convert("LA" if image.mode == "L" else "RGBA")
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
         image = image.convert("RGB")
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
-        raise ImageError("unsupported", f"pixel format {image.mode}")
+        raise ImageError(
+            "unsupported", f"the pixel format {image.mode}; save the image as grey or RGB"
+        )
     samples = np.asarray(image)
     if image.mode.startswith("I"):
-        samples = _narrow_to_uint16(samples)
+        # Pillow holds 16-bit PNM in 32-bit integers
+        if samples.size and (samples.min() < 0 or samples.max() > 65535):
+            raise ImageError(
+                "unsupported",
+                f"samples from {samples.min()} to {samples.max()}; only 8 and 16 bits can be read",
+            )
+        samples = samples.astype(np.uint16)
     if samples.ndim == 2:
         samples = samples[:, :, None]
     return Raster(
@@ -366,37 +376,6 @@ def _convert_from_pillow(image: Image.Image, orientation: int) -> Raster:
         orientation=orientation,
         no_data="" if key is None or image.mode != "I;16" else str(key),
     )
-
-
-def _convert_palette(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the 256 colours of a palette image, as Pillow converts each index."""
-    ramp = image.resize((256, 1))
-    ramp.info = image.info
-    ramp.putdata(range(256))
-    colours = ramp.convert("RGBA" if "transparency" in image.info else "RGB")
-    return np.asarray(colours)[0]
-
-
-def _narrow_to_uint16(samples: NDArray[Any]) -> NDArray[np.uint16]:
-    """Convert 32-bit integers, in which Pillow holds 16-bit PNM, to uint16."""
-    if samples.size and (samples.min() < 0 or samples.max() > 65535):
-        raise ImageError(
-            "unsupported",
-            f"values {samples.min()}..{samples.max()}; only 8 and 16 bits can be read",
-        )
-    return samples.astype(np.uint16)
-
-
-def _read_exif_orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # broken EXIF: viewers show such an image as it is stored
-        return 1
-
-
-def _parse_pnm_maximum(data: bytes) -> int:
-    fields = [line.split(b"#")[0] for line in data[:4096].split(b"\n")]
-    return int(b" ".join(fields).split()[3])
 
 
 def _make_raster(samples: NDArray[Any], orientation: int) -> Raster:
@@ -417,7 +396,14 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
     """
     image = raster.samples
     if raster.palette is not None:
-        image = _apply_palette(image[:, :, 0], raster.palette)
+        indices = image[:, :, 0]
+        num_colours = len(raster.palette)
+        if indices.size and int(indices.max()) >= num_colours:
+            raise ImageError(
+                "unreadable",
+                f"palette index {int(indices.max())}, but the palette has {num_colours} colours",
+            )
+        image = raster.palette[indices]
         if raster.palette.shape[1] == 4:
             return image[:, :, :3], Alpha(image[:, :, 3], opaque=255)
         return image, None
@@ -426,21 +412,19 @@ def to_colours(raster: Raster) -> tuple[NDArray[Any], Alpha | None]:
         image = stretched.astype(np.uint8)
     alpha = None
     if raster.has_alpha:
-        alpha = Alpha(image[:, :, -1], _find_opaque(image.dtype, raster.bits))
+        # alpha of opaque pixels: the largest number of the file's bits, or 1 for floats
+        if image.dtype.kind == "f":
+            opaque = 1
+        elif raster.bits <= 8:
+            opaque = int(np.iinfo(image.dtype).max)
+        else:
+            sign_bits = 1 if image.dtype.kind == "i" else 0
+            opaque = int(2 ** (raster.bits - sign_bits) - 1)
+        alpha = Alpha(image[:, :, -1], opaque)
         image = image[:, :, :-1]
     if raster.inverted:
         image = _invert(image, raster.bits)
     return image, alpha
-
-
-def _find_opaque(dtype: np.dtype[Any], bits: int) -> int:
-    """Return the alpha of opaque pixels: the largest number of the file's bits, or 1 for floats."""
-    if dtype.kind == "f":
-        return 1
-    if bits <= 8:
-        return int(np.iinfo(dtype).max)
-    magnitude_bits = bits - 1 if dtype.kind == "i" else bits
-    return int(2**magnitude_bits - 1)
 
 
 def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -453,15 +437,6 @@ def _invert(image: NDArray[Any], bits: int) -> NDArray[Any]:
         return np.invert(image)
     largest = image.dtype.type(255 if bits < 8 else 2**bits - 1)
     return np.asarray(largest - image)
-
-
-def _apply_palette(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if indices.size and int(indices.max()) >= len(palette):
-        raise ImageError(
-            "unreadable",
-            f"palette index {int(indices.max())}, but the palette has {len(palette)} colours",
-        )
-    return palette[indices]
 
 
 def turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:

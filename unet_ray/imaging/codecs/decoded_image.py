@@ -82,11 +82,13 @@ def join_channels(parts: list[DecodedImage], channels: tuple[str, ...]) -> Decod
         if part.samples.shape[:2] != first.samples.shape[:2]:
             raise ImageError(
                 "unsupported",
-                f"channels of {first.width}×{first.height} and {part.width}×{part.height} px",
+                f"channels of different sizes: {first.width}×{first.height} and "
+                f"{part.width}×{part.height} px",
             )
         if part.samples.dtype != first.samples.dtype:
             raise ImageError(
-                "unsupported", f"channels of {first.samples.dtype} and {part.samples.dtype} samples"
+                "unsupported",
+                f"channels of different types: {first.samples.dtype} and {part.samples.dtype}",
             )
     if len(parts) > 1:
         masks = [part.valid for part in parts if part.valid is not None]

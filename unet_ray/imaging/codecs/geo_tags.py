@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, BinaryIO
@@ -60,7 +61,8 @@ class GeoTags:
         """
         epsg = int(found["epsg"])
         affine = tuple(map(float, found["affine"]))
-        width, height = int(found["width"]), int(found["height"])
+        width = int(found["width"])
+        height = int(found["height"])
         if len(affine) != 6 or not all(map(isfinite, affine)) or width < 1 or height < 1:
             raise ValueError(found)
         return GeoTags(epsg, affine, width, height)
@@ -83,7 +85,8 @@ def read_geo_tags(file: BinaryIO | RangeFile) -> GeoTags | None:
         index = source.index
     with tifffile.TiffFile(source) as tiff:
         image = tiff.pages[index]
-        width, height = int(image.imagewidth), int(image.imagelength)
+        width = int(image.imagewidth)
+        height = int(image.imagelength)
         found = _read_tags(image)
     keys = _read_keys(found.get(_KEYS, _NONE))
     epsg = keys.get(_PROJECTED, keys.get(_GEOGRAPHIC, 0))
@@ -124,17 +127,17 @@ def read_map_tags(page: tifffile.TiffPage) -> MapTags | None:
 
 
 def _read_tags(page: tifffile.TiffPage) -> dict[int, NDArray[np.float64]]:
-    return {code: _read_numbers(page.tags[code]) for code in _CODES if code in page.tags}
-
-
-def _read_numbers(tag: tifffile.TiffTag) -> NDArray[np.float64]:
-    """Return the values of a tag; empty if there are too many, or if they are not numbers."""
-    if tag.count > _MAX_VALUES:
-        return _NONE
-    try:
-        return np.atleast_1d(np.asarray(tag.value, np.float64)).ravel()
-    except (TypeError, ValueError, OverflowError):
-        return _NONE
+    """Return the values of the tags; empty if a tag has too many, or if they are not numbers."""
+    found: dict[int, NDArray[np.float64]] = {}
+    for code in _CODES:
+        tag = page.tags.get(code)
+        if tag is None:
+            continue
+        found[code] = _NONE
+        if tag.count <= _MAX_VALUES:
+            with suppress(TypeError, ValueError, OverflowError):
+                found[code] = np.atleast_1d(np.asarray(tag.value, np.float64)).ravel()
+    return found
 
 
 def _read_keys(directory: NDArray[np.float64]) -> dict[int, int]:
@@ -158,8 +161,12 @@ def _read_affine(found: dict[int, NDArray[np.float64]]) -> Affine | None:
     elif len(scale) >= 2 and len(tie) == 6:
         x_scale, y_scale = scale[:2].tolist()
         column, row, _, x, y = tie[:5].tolist()
-        a, b, c = x_scale, 0.0, x - column * x_scale
-        d, e, f = 0.0, -y_scale, y + row * y_scale
+        a = x_scale
+        b = 0.0
+        c = x - column * x_scale
+        d = 0.0
+        e = -y_scale
+        f = y + row * y_scale
     else:
         return None
     if not all(abs(value) <= _MAX_COORDINATE for value in (a, b, c, d, e, f)):  # or NaN

@@ -44,8 +44,9 @@ class ImageKey:
             ValueError: It is not a key; TypeError too.
         """
         page, series, t, z = (None if value is None else int(value) for value in found)
-        if any(value is not None and not 0 <= value < 2**31 for value in (page, series, t, z)):
-            raise ValueError(found)
+        for value in (page, series, t, z):
+            if value is not None and not 0 <= value < 2**31:
+                raise ValueError(found)
         return ImageKey(page, series, t, z)
 
 
@@ -88,11 +89,12 @@ class PagePlace:
         Raises:
             ValueError: The place is not one of a file of that size; TypeError and KeyError too.
         """
-        header, index = bytes.fromhex(found["header"]), int(found["index"])
+        header = bytes.fromhex(found["header"])
+        index = int(found["index"])
         ranges = tuple((int(offset), int(size)) for offset, size in found["ranges"])
-        if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES or len(ranges) > MOST_RANGES:
+        if len(header) not in (8, 16) or not 0 <= index < MAX_PAGES:
             raise ValueError(found)
-        if filter_valid(ranges, file_size) != list(ranges):
+        if len(ranges) > MOST_RANGES or filter_valid(ranges, file_size) != list(ranges):
             raise ValueError(found)
         return PagePlace(header, index, min(int(found["size"]), file_size), ranges)
 
@@ -168,13 +170,13 @@ class ImagePlace:
         if not 1 <= len(pages) <= MAX_CHANNELS and not found["error"]:
             raise ValueError(found)
         return ImagePlace(
-            ImageKey.from_json(found["key"]),
-            file_size,
-            pages,
-            mask,
-            channels,
-            parse_pixel_size(found["pixel_size_um"]),
-            str(found["error"])[:_LONGEST_NAME],
+            key=ImageKey.from_json(found["key"]),
+            file_size=file_size,
+            pages=pages,
+            mask=mask,
+            channels=channels,
+            pixel_size_um=parse_pixel_size(found["pixel_size_um"]),
+            error=str(found["error"])[:_LONGEST_NAME],
         )
 
 

@@ -80,7 +80,11 @@ def read_mask_values(raster: Raster, table: ColourTable | None = None) -> NDArra
     is_grey = bool((samples[:, :, 1:] == samples[:, :, :1]).all())
     if is_grey and table is None:
         grey = samples[:, :, 0]
-        return grey if drawn is None else _keep_drawn(grey, drawn)
+        if drawn is None:
+            return grey
+        values = np.where(drawn, grey, 0)
+        is_black = drawn & (grey == 0)  # drawn black becomes a colour, since 0 is background
+        return np.where(is_black, np.uint32(COLOUR), values) if is_black.any() else values
     if samples.shape[2] not in (1, 3):
         raise ImageError(
             "unsupported",
@@ -102,7 +106,10 @@ def _read_indices(
     colours instead.
     """
     if table is None and palette.shape[1] == 3:
-        return 1 - indices if _has_black_second(indices, palette) else indices
+        # programs that optimise palettes number colours in the order in which they occur: a drawing
+        # may have white or a colour first, and black, its background, second
+        is_black_second = bool(palette[0].any() and not palette[1].any())
+        return 1 - indices if is_black_second and indices.max(initial=0) == 1 else indices
     used = np.flatnonzero(np.bincount(indices.ravel())).tolist()
     if used[-1] >= len(palette):
         raise ImageError(
@@ -123,15 +130,6 @@ def _read_indices(
     lookup = np.zeros(len(palette), np.uint32)
     lookup[list(values)] = list(values.values())
     return _narrow(lookup)[indices]
-
-
-def _has_black_second(indices: NDArray[Any], palette: NDArray[np.uint8]) -> bool:
-    """Tell whether a palette image holds two colours of which the second is black.
-
-    Programs that optimise palettes number colours in the order in which they occur. Such a drawing
-    may have white or a colour first, and black, its background, second.
-    """
-    return bool(palette[0].any() and not palette[1].any() and indices.max(initial=0) == 1)
 
 
 def _find_value(index: int, rgb: int, table: ColourTable | None) -> int:
@@ -214,13 +212,6 @@ def _find_drawn(samples: NDArray[Any], alpha: NDArray[Any]) -> NDArray[np.bool_]
     return None
 
 
-def _keep_drawn(grey: NDArray[Any], drawn: NDArray[np.bool_]) -> NDArray[Any]:
-    """Return grey values where something is drawn; drawn black becomes a colour."""
-    values = np.where(drawn, grey, 0)
-    is_black = drawn & (grey == 0)
-    return np.where(is_black, np.uint32(COLOUR), values) if is_black.any() else values
-
-
 def _scale_to_bytes(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     """Return samples of colours as 8 bits each.
 
@@ -229,15 +220,16 @@ def _scale_to_bytes(samples: NDArray[Any], bits: int) -> NDArray[Any]:
     """
     if samples.dtype == np.uint8:
         return samples if bits >= 8 else samples.astype(np.uint16) * 255 // (2**bits - 1)
-    low, high = int(samples.min()), int(samples.max())
+    low = int(samples.min())
+    high = int(samples.max())
     if low >= 0 and high <= 255:
         return samples
     if samples.dtype == np.uint16 and not (samples % 257).any():
         return samples // 257
     raise ImageError(
         "unsupported",
-        f"samples from {low} to {high}, where masks with colours have 0 to 255; save colours with "
-        "8 bits per channel, or ids as one grey channel",
+        f"samples from {low} to {high}, but colours in masks range from 0 to 255; save colours "
+        "with 8 bits per channel, or ids as one grey channel",
     )
 
 
@@ -252,8 +244,13 @@ def _read_colours(
     values = np.empty(samples.shape[:2], np.uint32)
     seen = np.empty(0, np.uint32)
     for rows in _split_rows(samples.shape):
-        rgb, is_grey = _pack(samples[rows])
+        channels = np.moveaxis(samples[rows], 2, 0)
+        red, green, blue = np.broadcast_to(channels, (3, *channels.shape[1:]))
+        rgb = np.zeros(red.shape, np.uint32)
+        for channel in (red, green, blue):
+            rgb = rgb << np.uint32(8) | channel.astype(np.uint32)
         if table is None:
+            is_grey = (red == green) & (green == blue)
             block = np.where(is_grey, rgb & 0xFF, rgb | COLOUR)
             if drawn is not None:  # drawn black is a colour like any other
                 block[rgb == 0] = COLOUR
@@ -266,20 +263,11 @@ def _read_colours(
         if np.count_nonzero(seen >= COLOUR) > _MOST_IN_FILE:
             raise ImageError(
                 "unsupported",
-                f"a mask of more than {_MOST_IN_FILE} colours, as interpolation (resizing or JPEG) "
-                "makes them, or a photograph; masks hold one colour per class: resize them by "
+                f"a mask of more than {_MOST_IN_FILE} colours: it was interpolated (by resizing or "
+                "JPEG) or is a photograph; masks hold one colour per class: resize them with "
                 "nearest neighbour and save them as PNG",
             )
     return _narrow(values, int(seen.max()))
-
-
-def _pack(block: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Return colours as 0xRRGGBB, and which of them are grey."""
-    red, green, blue = np.broadcast_to(np.moveaxis(block, 2, 0), (3, *block.shape[:2]))
-    rgb = np.zeros(red.shape, np.uint32)
-    for channel in (red, green, blue):
-        rgb = rgb << np.uint32(8) | channel.astype(np.uint32)
-    return rgb, (red == green) & (green == blue)
 
 
 def _look_up(rgb: NDArray[np.uint32], colours: Mapping[int, int]) -> NDArray[np.uint32]:

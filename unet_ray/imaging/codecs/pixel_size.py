@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import hypot, isclose
@@ -111,7 +111,8 @@ class PixelSize:
             unit_um = (unit_um or unit_of_map) if keeps_lengths else None
         if unit_um is None:
             return None
-        x_um, y_um = self.x * unit_um, self.y * unit_um
+        x_um = self.x * unit_um
+        y_um = self.y * unit_um
         if not (_SMALLEST_UM <= x_um <= _LARGEST_UM and _SMALLEST_UM <= y_um <= _LARGEST_UM):
             return None
         return x_um, y_um
@@ -135,7 +136,8 @@ class PixelSize:
         x, y, unit_um, epsg = found
         if not 0 <= epsg <= MAX_KEY:
             raise ValueError(found)
-        return PixelSize(float(x), float(y), None if unit_um is None else float(unit_um), int(epsg))
+        unit_um = None if unit_um is None else float(unit_um)
+        return PixelSize(float(x), float(y), unit_um, int(epsg))
 
 
 def differs(size_um: SizeUm, expected_um: SizeUm) -> bool:
@@ -196,10 +198,23 @@ def read_described_size(
         series: Index of the image in OME-XML.
     """
     if description.startswith("ImageJ="):
-        return _read_resolution(page, _read_imagej_units(description))
+        lines = [line.partition("=") for line in description.splitlines()]
+        units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
+        x_unit_um = y_unit_um = _find_length(_unescape(units.get("unit", "")))
+        if "yunit" in units:  # ImageJ writes the unit of y only if it differs
+            y_unit_um = _find_length(_unescape(units["yunit"]))
+        return _read_resolution(page, (x_unit_um, y_unit_um))
     sizes = _parse_ome(description) if description.endswith("OME>") else ()
     size = sizes[series] if series < len(sizes) else None
-    return size or _read_aperio(description)
+    if size is not None:
+        return size
+    # scanners of Aperio write the micrometres per pixel of the whole slide; the descriptions of
+    # pages that were scaled down (`->`) repeat it
+    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
+    if not found or not description.startswith("Aperio") or "->" in description:
+        return None
+    side_um = _parse_number(found[1])
+    return _believe(side_um, side_um)
 
 
 def read_description(tiff: tifffile.TiffFile) -> str:
@@ -245,41 +260,19 @@ def _parse_ome(xml: str) -> tuple[PixelSize | None, ...]:
         root = ElementTree.fromstring(xml)  # noqa: S314 (nothing is defined in it)
     except (ElementTree.ParseError, ValueError):
         return ()
-    pixels = [image.find("{*}Pixels") for image in root.iterfind("{*}Image")]
-    return tuple(None if each is None else _measure_ome(each.attrib) for each in pixels)
-
-
-def _measure_ome(attributes: Mapping[str, str]) -> PixelSize | None:
-    sides_um = []
-    for axis in "XY":
-        side = _parse_number(attributes.get(f"PhysicalSize{axis}", ""))
-        unit_um = _find_length(attributes.get(f"PhysicalSize{axis}Unit", "µm"))
-        sides_um.append(side * (unit_um or 0))
-    return _believe(sides_um[0], sides_um[1])
-
-
-def _read_aperio(description: str) -> PixelSize | None:
-    """Return the size that the scanners of Aperio write: micrometres per pixel of the whole slide.
-
-    Pages that were scaled down (`->`) repeat it.
-    """
-    found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", description)
-    if not found or not description.startswith("Aperio") or "->" in description:
-        return None
-    side = _parse_number(found[1])
-    return _believe(side, side)
-
-
-def _read_imagej_units(description: str) -> tuple[float | None, float | None]:
-    """Return the lengths of ImageJ's units of x and y (µm); None if they are not lengths.
-
-    ImageJ writes the unit of y only if it differs.
-    """
-    lines = (line.partition("=") for line in description.splitlines())
-    units = {name: value for name, _, value in lines if name in ("unit", "yunit")}
-    x = _find_length(_unescape(units.get("unit", "")))
-    y = _find_length(_unescape(units["yunit"])) if "yunit" in units else x
-    return x, y
+    sizes: list[PixelSize | None] = []
+    for image in root.iterfind("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        if pixels is None:
+            sizes.append(None)
+            continue
+        sides_um = []
+        for axis in "XY":
+            side = _parse_number(pixels.get(f"PhysicalSize{axis}", ""))
+            unit_um = _find_length(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+            sides_um.append(side * (unit_um or 0))
+        sizes.append(_believe(sides_um[0], sides_um[1]))
+    return tuple(sizes)
 
 
 def _unescape(text: str) -> str:

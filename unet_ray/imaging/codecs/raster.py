@@ -88,5 +88,5 @@ def check_not_empty(shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise ImageError(
             "unreadable",
-            f"samples of the shape {shape}; height, width and channels must be 1 or more",
+            f"samples of shape {shape}; height, width and channels must be 1 or more",
         )

@@ -40,7 +40,8 @@ def find_no_data(raster: Raster) -> NDArray[np.bool_] | None:
         return None
     if raster.is_converted:
         raise ImageError(
-            "unsupported", f"a no-data value, {raster.no_data[:40]!r}, of CMYK colours; save RGB"
+            "unsupported",
+            f"a CMYK image with a no-data value ({raster.no_data[:40]!r}); save it as RGB",
         )
     samples = raster.samples[:, :, :-1] if raster.has_alpha else raster.samples
     value = _parse_value(raster.no_data, samples.dtype)
@@ -60,7 +61,7 @@ def _parse_value(text: str, dtype: np.dtype[Any]) -> np.number[Any] | None:
     try:
         value = float(text)
     except ValueError:
-        message = f"the no-data value {text[:40]!r}, which is no number; correct the tag 42113"
+        message = f"the no-data value {text[:40]!r} is not a number; correct the tag 42113"
         raise ImageError("unsupported", message) from None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -116,9 +117,8 @@ def check_magnitude(low: float, high: float) -> None:
     if max(-float(low), float(high)) > LARGEST_SAMPLE:
         raise ImageError(
             "unsupported",
-            f"a sample of {max(low, high, key=abs):g}; the largest is {LARGEST_SAMPLE:.2g}, "
-            "replace samples that mark missing data by NaN, or name the value in the tag "
-            "GDAL_NODATA",
+            f"a sample of {max(low, high, key=abs):g}; the limit is {LARGEST_SAMPLE:.2g}: replace "
+            "samples that mark missing data with NaN, or give their value in the tag GDAL_NODATA",
         )
 
 
@@ -138,6 +138,7 @@ def _check_exact(samples: NDArray[Any]) -> None:
         if changes.any():
             raise ImageError(
                 "unsupported",
-                f"a sample of {int(row[changes][0])} ({samples.dtype}), which float32 cannot hold; "
-                f"whole numbers up to {_EXACT} are read, --lossy-samples rounds larger ones",
+                f"a sample of {int(row[changes][0])} ({samples.dtype}), which float32 cannot hold "
+                f"exactly; it holds all whole numbers up to {_EXACT}, and --lossy-samples rounds "
+                "larger ones",
             )

@@ -187,7 +187,7 @@ class Decoder:
             return parse_image(reply, body)
         except (ValueError, TypeError, KeyError) as error:
             self.close()
-            raise ImageError("unreadable", "its decoder replied with no image") from error
+            raise ImageError("unreadable", "the decoder replied without an image") from error
 
     def find_images(self, file: RangeFile) -> list[ImagePlace]:
         """Return the places of all images of a TIFF, as `tiff.find_images` does.
@@ -201,7 +201,7 @@ class Decoder:
             return [ImagePlace.from_json(place, file.size) for place in json.loads(body)]
         except (ValueError, TypeError, KeyError) as error:
             self.close()
-            raise ImageError("unreadable", "its decoder replied with invalid places") from error
+            raise ImageError("unreadable", "the decoder replied with invalid places") from error
 
     def read_geo_tags(self, file: RangeFile) -> GeoTags | None:
         """Read the position on Earth that the tags of a TIFF give, as `read_geo_tags` does.
@@ -323,7 +323,7 @@ class Decoder:
             how = ends[0] if ends[0] == ends[1] else " and ".join(ends)
             if all(end in _CRASHES + _LIMITS or not end.startswith("SIG") for end in ends):
                 raise ImageError("unreadable", f"the decoder crashed twice ({how})")
-            raise ImageError("internal", f"the decoder was killed from outside, twice ({how})")
+            raise ImageError("internal", f"the decoder was killed from outside twice ({how})")
 
     def close(self) -> None:
         """End the child; the next image starts a new one."""
@@ -380,7 +380,7 @@ class Decoder:
             except ChildEndedError as error:
                 end = str(error) or describe_end(self._child)
                 self.close()
-                raise ImageError("internal", f"the decoder ended as it started ({end})") from None
+                raise ImageError("internal", f"the decoder ended at its start ({end})") from None
             except BaseException:
                 self.close()
                 raise
@@ -405,9 +405,12 @@ class Decoder:
             limit_s = self._time_limit_s
             self.close()
             if cpu_s >= _BUSY * limit_s:
-                message = f"decoding it took longer than {limit_s:g} s"
+                message = f"decoding took longer than {limit_s:g} s"
                 raise ImageError("unreadable", message) from None
-            message = f"the decoder was stopped or starved: {cpu_s:.2f} s of CPU in {limit_s:g} s"
+            message = (
+                f"the decoder was stopped or starved: it had {cpu_s:.2f} s of CPU time in "
+                f"{limit_s:g} s"
+            )
             raise ImageError("internal", message) from None
 
     def _exchange(
@@ -432,7 +435,9 @@ class Decoder:
             size = sum(length for _, length in ranges)
             if size > self._memory_limit_bytes:
                 self.close()
-                raise ImageError("too_large", f"decoding it needs {size} bytes of the file at once")
+                limit = self._memory_limit_bytes
+                message = f"decoding needs {size} bytes of the file at once; the limit is {limit}"
+                raise ImageError("too_large", message)
             started = time.monotonic()
             try:
                 pieces = fetch(ranges)
@@ -543,6 +548,9 @@ def _parse_ranges(asked: Iterable[Any]) -> list[tuple[int, int]]:
         ranges = [(int(offset), int(size)) for offset, size in asked]
     except (TypeError, ValueError) as error:
         raise ChildEndedError(INVALID_REPLY) from error
-    if len(ranges) > _MOST_RANGES or any(offset < 0 or size < 1 for offset, size in ranges):
+    if len(ranges) > _MOST_RANGES:
         raise ChildEndedError(INVALID_REPLY)
+    for offset, size in ranges:
+        if offset < 0 or size < 1:
+            raise ChildEndedError(INVALID_REPLY)
     return ranges

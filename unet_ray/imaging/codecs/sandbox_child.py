@@ -90,8 +90,9 @@ def serve(
                     server.answer(request, content.readall())
         except ImageError as error:
             if error.error_type == "out_of_memory":
+                limit_gib = memory_limit_bytes / 2**30
                 error = ImageError(
-                    "too_large", f"decoding it needs more than {memory_limit_bytes / 2**30:.1f} GiB"
+                    "too_large", f"decoding needs more than {limit_gib:.1f} GiB of memory"
                 )
             failure = {"error_type": error.error_type, "message": error.message}
         if failure:  # not before the error is gone: it may hold what filled the memory
@@ -158,12 +159,10 @@ class _ImageServer:
     def __init__(
         self, requests: BinaryIO, replies: BinaryIO, time_limit_s: float, shared: mmap.mmap
     ) -> None:
-        self._requests, self._replies, self._time_limit_s, self._shared = (
-            requests,
-            replies,
-            time_limit_s,
-            shared,
-        )
+        self._requests = requests
+        self._replies = replies
+        self._time_limit_s = time_limit_s
+        self._shared = shared
         self._windows: WindowReader | None = None
 
     def set_alarm(self) -> None:

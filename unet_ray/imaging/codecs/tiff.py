@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -155,7 +156,7 @@ def _describe_missing(image: ImagePages) -> str:
     if not missing:
         return ""
     return (
-        f"of its {len(image.pages)} channels, which have no names, the file lacks "
+        f"the image has {len(image.pages)} channels without names, of which the file lacks "
         f"{', '.join(missing)}; save all channels in one file"
     )
 
@@ -246,7 +247,10 @@ def open_image(file: BinaryIO | PlaneFile) -> OpenImage:
     image = _open_place(file) if isinstance(file, PlaneFile) else _open_only_image(file)
     for page in image.pages:
         if page.imagedepth > 1:
-            raise ImageError("unsupported", f"a volume of {page.imagedepth} planes in one page")
+            raise ImageError(
+                "unsupported",
+                f"a volume of {page.imagedepth} planes in one page; save each plane as a page",
+            )
     return image
 
 
@@ -276,13 +280,13 @@ def _open_only_image(file: BinaryIO) -> OpenImage:
     if len(images) > 1:
         raise ImageError(
             "changed",
-            f"a file of {len(images)} images, listed as one; the next run reads its images",
+            f"a file of {len(images)} images that was listed as one; the next run reads them all",
         )
     if not images:
         page = tiff.pages[0]
         if _SUBIFDS in page.tags:
             raise ImageError(
-                "unsupported", "a thumbnail whose image lies in a SubIFD; save the image as a page"
+                "unsupported", "a thumbnail whose image is in a SubIFD; save the image as a page"
             )
         return OpenImage((page,), pixel_size=read_tiff_pixel_size(page))
     error = _describe_missing(images[0])
@@ -318,30 +322,22 @@ def _refuse_hidden(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> None:
     Such images are known only from the description in the file. A description may be older than
     the file, so the file must also have room for the samples of at least one more image.
     """
-    num_images = _count_stated_images(tiff, page)
+    num_images = 1
+    with suppress(ValueError, TypeError, KeyError, ArithmeticError):  # it may hold anything
+        if page.is_imagej:
+            num_images = int((tiff.imagej_metadata or {}).get("images", 1))
+        elif page.is_shaped:
+            shape = json.loads(page.shaped_description)["shape"]
+            num_images = int(prod(shape)) // prod(page.shape)
+        elif page.is_stk:
+            num_images = int(page.tags["UIC2tag"].count)
     if num_images < 2 or not page.is_contiguous:
         return
     if page.dataoffsets[0] + 2 * page.nbytes <= tiff.filehandle.size:
         raise ImageError(
             "unsupported",
-            f"{num_images} images of which only the first has a directory; save each image as a "
-            "page",
+            f"{num_images} images, but only the first has a directory; save each image as a page",
         )
-
-
-def _count_stated_images(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> int:
-    """Return the number of images that the file's own description states; it may hold anything."""
-    try:
-        if page.is_imagej:
-            return int((tiff.imagej_metadata or {}).get("images", 1))
-        if page.is_shaped:
-            shape = json.loads(page.shaped_description)["shape"]
-            return int(prod(shape)) // prod(page.shape)
-        if page.is_stk:
-            return int(page.tags["UIC2tag"].count)
-    except (ValueError, TypeError, KeyError, ArithmeticError):
-        pass
-    return 1
 
 
 def raster_of_page(page: tifffile.TiffPage, samples: NDArray[Any]) -> Raster:

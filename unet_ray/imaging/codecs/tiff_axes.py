@@ -1,4 +1,4 @@
-"""Images that the pages of a TIFF make up, by what its description says about axes.
+"""The pages of a TIFF become images, as the description in the file says about their axes.
 
 Three kinds of descriptions are read: OME-XML (OME-TIFF 6.3), that of ImageJ's hyperstacks, and the
 JSON that tifffile writes. Channels that are pages of their own form one image; each point in time,
@@ -63,18 +63,16 @@ def group_pages(tiff: tifffile.TiffFile, pages: dict[int, tifffile.TiffPage]) ->
             found = read(tiff, pages)
         except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, SyntaxError):
             continue  # a description may hold anything
-        if found and _covers(found, pages):
+        if not found:
+            continue
+        used = [index for image in found for index in image.pages if index is not None]
+        keys = {image.key for image in found}
+        # a description is believed if it has each page exactly once
+        if sorted(used) == sorted(pages) and len(keys) == len(found):
             return found
     if len(pages) == 1:
         return [ImagePages(ImageKey(), tuple(pages))]
     return [ImagePages(ImageKey(page=n), (index,)) for n, index in enumerate(pages, 1)]
-
-
-def _covers(found: Sequence[ImagePages], pages: dict[int, tifffile.TiffPage]) -> bool:
-    """Tell whether images have each page exactly once, and different keys."""
-    used = [index for image in found for index in image.pages if index is not None]
-    keys = {image.key for image in found}
-    return sorted(used) == sorted(pages) and len(keys) == len(found)
 
 
 def _read_shaped(
@@ -93,7 +91,8 @@ def _read_shaped(
             return None
         num_pages = prod(shape) // prod(page.shape)
         leading = next(k for k in range(len(shape)) if prod(shape[:k]) == num_pages)
-        series.append(_Series(axes[:leading], shape[:leading], numbers[at : at + num_pages]))
+        series_pages = numbers[at : at + num_pages]
+        series.append(_Series(axes[:leading], shape[:leading], series_pages))
         at += num_pages
     return _number_series(series) if at == len(numbers) else None
 
@@ -195,31 +194,25 @@ def _read_ome(
     if "<!" in text.replace("<!--", ""):
         raise ValueError("OME-XML with a document type, which may define entities")
     root = ElementTree.fromstring(text)  # noqa: S314 (nothing is defined in it)
+    own_uuid = root.get("UUID")
+    if not own_uuid:
+        # Files of a set have the XML of the whole set. Without an own UUID, and with pages of
+        # several files, it is not known which pages lie in this file.
+        uuids = {element.text for element in root.iter() if element.tag.endswith("}UUID")}
+        if len(uuids) > 1:
+            raise ValueError("pages of several files")
+        own_uuid = next(iter(uuids), None)
     series: list[_Series] = []
     numbers: list[int] = []
     for number, image in enumerate(root.iterfind("{*}Image")):
         pixels = image.find("{*}Pixels")
         if pixels is None:
             continue
-        described = _read_pixels(pixels, pages, _own_uuid(root))
+        described = _read_pixels(pixels, pages, own_uuid)
         if any(index is not None for index in described.pages):
             series.append(described)
             numbers.append(number)
     return _number_series(series, numbers)
-
-
-def _own_uuid(root: ElementTree.Element) -> str | None:
-    """Return the UUID by which OME-XML refers to its own file.
-
-    Files of a set have the XML of the whole set. If such a file does not state its own UUID, and
-    pages of several files are listed, it is not known which pages lie in it.
-    """
-    if root.get("UUID"):
-        return str(root.get("UUID"))
-    others = {element.text for element in root.iter() if element.tag.endswith("}UUID")}
-    if len(others) > 1:
-        raise ValueError("pages of several files")
-    return next(iter(others), None)
 
 
 def _read_pixels(
@@ -260,7 +253,8 @@ def _read_pixels(
         num_stated = int(data.get("PlaneCount", data.get("NumPlanes", num_stated)))
         num_steps += min(num_stated, num_planes - start)
         if num_steps > num_planes:
-            raise ValueError("planes that stand in several places")  # or hostile: no end of work
+            # hostile files may state so many that the loop below would take hours
+            raise ValueError("planes that stand in several places")
         for place in range(start, min(start + num_stated, num_planes)):
             page = first_page + place - start
             places[place] = page if page in pages else None

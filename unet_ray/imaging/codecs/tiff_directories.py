@@ -90,6 +90,7 @@ def iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
             overlap so much that reading them would take many times what the file holds.
     """
     file, kind = tiff.filehandle, tiff.tiff
+    entry = struct.Struct(tiff.byteorder + ("HHQ8x" if tiff.is_bigtiff else "HHI4x"))
     at = kind.offsetsize  # 4, or 8 in a BigTIFF
     seen: set[int] = set()
     read = 0
@@ -107,22 +108,14 @@ def iterate_directories(tiff: tifffile.TiffFile) -> Iterator[tuple[int, int]]:
         file.seek(offset)
         (entries,) = struct.unpack(kind.tagnoformat, file.read(kind.tagnosize))
         at = offset + kind.tagnosize + entries * kind.tagsize
-        read += at - offset + _measure_values(tiff, entries)
+        data = file.read(min(entries, _MOST_TAGS) * entry.size)
+        tags = entry.iter_unpack(data[: len(data) // entry.size * entry.size])
+        sizes = [count * _TYPE_BYTES.get(tag_type, 0) for _, tag_type, count in tags]
+        # values that exceed the file are not counted: they are not read either
+        read += at - offset + sum(size for size in sizes if size <= file.size)
         if read > limit:
             raise ImageError(
                 "unreadable",
                 f"directories that overlap: {read} bytes of tags in a file of {file.size} bytes",
             )
         yield offset, at
-
-
-def _measure_values(tiff: tifffile.TiffFile, entries: int) -> int:
-    """Return the size of the values of a directory (bytes); the file is at its first entry.
-
-    Values that exceed the file are not counted: they are not read either.
-    """
-    entry = struct.Struct(tiff.byteorder + ("HHQ8x" if tiff.is_bigtiff else "HHI4x"))
-    data = tiff.filehandle.read(min(entries, _MOST_TAGS) * entry.size)
-    tags = entry.iter_unpack(data[: len(data) // entry.size * entry.size])
-    sizes = (count * _TYPE_BYTES.get(kind, 0) for _, kind, count in tags)
-    return sum(size for size in sizes if size <= tiff.filehandle.size)

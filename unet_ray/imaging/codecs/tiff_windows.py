@@ -48,7 +48,8 @@ class _PageWindows:
         self._fetch = fetch
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[tuple[int, int, int], NDArray[Any] | None] = OrderedDict()
-        self.height, self.width = int(page.imagelength), int(page.imagewidth)
+        self.height = int(page.imagelength)
+        self.width = int(page.imagewidth)
         check_large(self.height, self.width, page.samplesperpixel)
         if int(page.tags.valueof(ORIENTATION_TAG, 1)) != 1:
             raise ImageError(
@@ -75,9 +76,11 @@ class _PageWindows:
         page = self._page
         self._is_plain = False
         if page.is_tiled:
-            rows, columns = int(page.tilelength), int(page.tilewidth)
+            rows = int(page.tilelength)
+            columns = int(page.tilewidth)
         else:
-            rows, columns = min(int(page.rowsperstrip), self.height), self.width
+            rows = min(int(page.rowsperstrip), self.height)
+            columns = self.width
             is_as_stored = (
                 page.bitspersample in (8, 16, 32)
                 and int(page.compression) == 1
@@ -111,7 +114,8 @@ class _PageWindows:
         for (plane, row, column), segment in zip(wanted, self._load_segments(wanted), strict=True):
             if segment is None:
                 continue
-            top, left = row * self._rows, column * self._columns
+            top = row * self._rows
+            left = column * self._columns
             whole = Box(top, left, top + segment.shape[0], left + segment.shape[1])
             shared = whole.clipped(box)
             channels = slice(plane, plane + 1) if self._planes > 1 else slice(None)
@@ -141,9 +145,12 @@ class _PageWindows:
             first = page.dataoffsets[0] + (plane * self.height + top) * row_bytes
             return first, min(self._rows, self.height - top) * row_bytes
         index = self._segment_index(plane, row, column)
-        offset, size = int(page.dataoffsets[index]), int(page.databytecounts[index])
+        offset = int(page.dataoffsets[index])
+        size = int(page.databytecounts[index])
         if size > 2 * SEGMENT_BYTES:
-            raise ImageError("unreadable", f"a tile or strip of {size} bytes")
+            raise ImageError(
+                "unreadable", f"a tile or strip of {size} bytes; the limit is {2 * SEGMENT_BYTES}"
+            )
         return offset, size if offset else 0
 
     def _segment_index(self, plane: int, row: int, column: int) -> int:
@@ -179,12 +186,15 @@ class _PageWindows:
         segment, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
         if segment is None:
             return None
-        return np.asarray(segment).reshape(segment.shape[-3:])[: shape[1], : shape[2]]
+        whole = np.asarray(segment).reshape(segment.shape[-3:])
+        _, rows, columns = shape[:3]
+        return whole[:rows, :columns]
 
 
 def _cut(part: Box, whole: Box) -> tuple[slice, slice]:
     """Return the rows and columns of a part within a box that contains it."""
-    top, left = part.top - whole.top, part.left - whole.left
+    top = part.top - whole.top
+    left = part.left - whole.left
     return slice(top, top + part.height), slice(left, left + part.width)
 
 

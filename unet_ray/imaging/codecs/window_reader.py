@@ -75,8 +75,7 @@ class WindowReader(ABC):
             if others or not is_plain or raster.samples.shape[2] != 1:
                 raise ImageError(
                     "unsupported",
-                    "windows of a mask with colours, alpha or several channels; save one id per "
-                    "pixel",
+                    "a large mask with colours, alpha or several channels; save one id per pixel",
                 )
             return read_mask_values(raster)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from unet_ray.errors import ImageError
 from unet_ray.imaging.codecs.decode import ReadImage, decode_image
 from unet_ray.imaging.codecs.decoded_image import DecodedImage
+from unet_ray.imaging.codecs.pixel_size import PNG_MAGIC
 from unet_ray.imaging.codecs.range_file import Fetch, RangeFile
 from unet_ray.imaging.codecs.raster import mapped_errors
 from unet_ray.imaging.codecs.row_windows import RowWindows
@@ -20,6 +21,8 @@ from unet_ray.imaging.codecs.tiff_windows import TiffWindows
 from unet_ray.imaging.codecs.window_reader import WindowReader
 from unet_ray.imaging.geometry import Box
 from unet_ray.limits import WHOLE_BYTES
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 def open_windows(
@@ -35,22 +38,23 @@ def open_windows(
     Raises:
         ImageError: `unreadable`, `too_large` or `unsupported`.
     """
-    reader = _open_reader(file, lossy_samples)
-    reader.opaque, reader.lossy_samples = opaque, lossy_samples
-    return reader
-
-
-def _open_reader(file: RangeFile, lossy_samples: bool) -> WindowReader:
+    reader: WindowReader
     with mapped_errors():
         magic = file.read(8)
         file.seek(0)
         if not magic:
             raise ImageError("unreadable", "the file is empty (0 bytes)")
         if magic[:4] in TIFF_MAGIC:
-            return TiffWindows(file)
-        if magic[:3] == b"\xff\xd8\xff" or magic == b"\x89PNG\r\n\x1a\n":
-            return RowWindows(file.fetch, file.size, is_png=magic[:1] == b"\x89")
-        return _WholeImage(file.fetch, file.size, lossy_samples)
+            reader = TiffWindows(file)
+        elif magic == PNG_MAGIC:
+            reader = RowWindows(file.fetch, file.size, is_png=True)
+        elif magic[:3] == _JPEG_MAGIC:
+            reader = RowWindows(file.fetch, file.size, is_png=False)
+        else:
+            reader = _WholeImage(file.fetch, file.size, lossy_samples)
+    reader.opaque = opaque
+    reader.lossy_samples = lossy_samples
+    return reader
 
 
 class _WholeImage(WindowReader):
@@ -65,7 +69,8 @@ class _WholeImage(WindowReader):
             )
         (data,) = fetch([(0, size)])
         self._image = decode_image(data, lossy_samples=lossy_samples)
-        self.height, self.width = self._image.height, self._image.width
+        self.height = self._image.height
+        self.width = self._image.width
 
     def read(self, box: Box, core: Box | None = None) -> DecodedImage:  # noqa: ARG002
         """Return a window of the decoded image; what its alpha means is already decided."""

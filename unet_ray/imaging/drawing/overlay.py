@@ -55,7 +55,8 @@ def overlay(image_hwc: NDArray[Any], regions: pa.Table) -> Image.Image:
     for class_id, outline in zip(regions["class_id"].to_pylist(), outlines, strict=True):
         colour = class_colour(class_id - 1)
         for polygon in shapely.get_parts(outline):
-            left, top = int(polygon.bounds[0]), int(polygon.bounds[1])
+            left = int(polygon.bounds[0])
+            top = int(polygon.bounds[1])
             picture.paste(colour, (left, top), _draw_stencil(polygon))
             for ring in (polygon.exterior, *polygon.interiors):
                 draw.line(list(ring.coords), fill=colour, width=1)
@@ -64,9 +65,8 @@ def overlay(image_hwc: NDArray[Any], regions: pa.Table) -> Image.Image:
 
 def _draw_stencil(polygon: shapely.Polygon) -> Image.Image:
     """Draw the opacity of a polygon over its bounding box; pixels in a hole stay as they are."""
-    left, top, right, bottom = polygon.bounds
-    left, top = int(left), int(top)
-    stencil = Image.new("L", (int(right) - left + 1, int(bottom) - top + 1))
+    left, top, right, bottom = (int(bound) for bound in polygon.bounds)
+    stencil = Image.new("L", (right - left + 1, bottom - top + 1))
     draw = ImageDraw.Draw(stencil)
     corners = shapely.get_coordinates(polygon.exterior) - [left, top]
     draw.polygon(corners.ravel().tolist(), fill=_LIGHT)
@@ -83,7 +83,8 @@ def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     """
     image = image_hwc if image_hwc.shape[2] in (1, 3) else image_hwc[:, :, :1]
     if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
+        low = float(image.min())
+        high = float(image.max())
         stretch = 255 / max(high - low, 1e-9)
         image = ((image - low) * stretch).astype(np.uint8)
     if image.shape[2] == 1:
@@ -94,8 +95,11 @@ def to_displayable(image_hwc: NDArray[Any]) -> NDArray[np.uint8]:
 def contact_sheet(pictures: list[Image.Image], columns: int, gap_px: int = 8) -> Image.Image:
     """Lay pictures out in rows on white, each row as high as its highest picture."""
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    row_widths = [sum(picture.width + gap_px for picture in row) for row in rows]
-    row_heights = [max(picture.height for picture in row) + gap_px for row in rows]
+    row_widths: list[int] = []
+    row_heights: list[int] = []
+    for row in rows:
+        row_widths.append(sum(picture.width + gap_px for picture in row))
+        row_heights.append(max(picture.height for picture in row) + gap_px)
     size = max(row_widths) + gap_px, sum(row_heights) + gap_px
     sheet = Image.new("RGB", size, "white")
     top = gap_px
@@ -118,7 +122,8 @@ def stretch_contrast(image: NDArray[Any]) -> NDArray[Any]:
     if image.dtype == np.uint8 and not 0 < high - low < _DIM_RANGE:
         return image
     if high <= low:
-        low, high = float(image.min()), float(image.max())
+        low = float(image.min())
+        high = float(image.max())
     stretch = 255 / max(high - low, 1e-9)
     stretched = (image.astype(np.float32) - low) * stretch
     return stretched.clip(0, 255).astype(np.uint8)

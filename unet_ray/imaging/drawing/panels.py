@@ -169,7 +169,14 @@ def paint_masks(panel: NDArray[np.uint8], masks: Sequence[NDArray[np.bool_]]) ->
     for index, mask in enumerate(masks):
         colour = np.array(class_colour(index), np.float32)
         painted[mask] += (colour - painted[mask]) * FILL_SHARE
-        painted[_find_edge(mask)] = colour
+        # pixels with a neighbour outside the mask; the image's border is no edge
+        padded = np.pad(mask, 1, mode="edge")
+        above = padded[:-2, 1:-1]
+        below = padded[2:, 1:-1]
+        left = padded[1:-1, :-2]
+        right = padded[1:-1, 2:]
+        is_edge = mask & ~(above & below & left & right)
+        painted[is_edge] = colour
     return painted.round().astype(np.uint8)
 
 
@@ -219,14 +226,6 @@ def text_line(
     return picture
 
 
-def _find_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of a mask with a neighbour outside it; the image's border is no edge."""
-    padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    edge: NDArray[np.bool_] = mask & ~inside
-    return edge
-
-
 @lru_cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's DejaVu Sans: Pillow's own font lacks most letters beyond ASCII."""
@@ -242,5 +241,7 @@ def _shorten(text: str, font: ImageFont.FreeTypeFont, width_px: int) -> str:
     shown = text
     while kept > 2 and font.getlength(shown) > width_px:
         kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+        head = text[: (kept + 1) // 2]
+        tail = text[len(text) - kept // 2 :]
+        shown = f"{head}…{tail}"
     return shown

@@ -89,7 +89,8 @@ def _measure_two_distances(
     for top in range(0, height, _SQUARE_PX):
         for left in range(0, width, _SQUARE_PX):
             square = np.s_[top : top + _SQUARE_PX, left : left + _SQUARE_PX]
-            first_row, first_column = max(0, top - radius), max(0, left - radius)
+            first_row = max(0, top - radius)
+            first_column = max(0, left - radius)
             around = labels_hw[
                 first_row : top + _SQUARE_PX + radius, first_column : left + _SQUARE_PX + radius
             ]

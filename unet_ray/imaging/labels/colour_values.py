@@ -63,7 +63,7 @@ def infer_kind(
     if kind == "folders" and values.most_distinct > 2:
         raise InputError(
             "masks in class folders hold two values, but one of them holds "
-            f"{values.most_distinct} colours: {colours.show(colours.pixels)}; resize masks by "
+            f"{values.most_distinct} colours: {colours.show(colours.pixels)}; resize masks with "
             "nearest neighbour and save them as PNG"
         )
     if kind in ("instances", "folders"):
@@ -92,15 +92,18 @@ def _describe_colours(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str
             f"{found}; {_explain_interpolation(values, rare)}; or, if each object has its own "
             "colour, give --mask-kind instances"
         )
-    channels = [name for name, bits in _CHANNELS if not any(v - COLOUR & ~bits for v in colours)]
+    used_bits = 0
+    for colour in colours:
+        used_bits |= colour - COLOUR
+    channels = [name for name, bits in _CHANNELS if not used_bits & ~bits]
     if channels and len(colours) > 1:
         return (
-            f"{found}; they have no other channel than {channels[0]}, which looks like ids in that "
+            f"{found}; they have only the channel {channels[0]}, which looks like ids in that "
             f"channel: save it as a grey image, or {_name_ways(values, classes)}"
         )
     if len(colours) > _MANY_COLOURS:
         return (
-            f"{found}, more than classes have; if each object has its own colour, give --mask-kind "
+            f"{found}, too many for classes; if each object has its own colour, give --mask-kind "
             "instances; ids coded as colours (as in COCO panoptic or ADE20K) must be saved as ids"
         )
     return f"{found}; {_name_ways(values, classes)}"
@@ -117,7 +120,9 @@ def _name_ways(values: MaskValues, classes: tuple[ClassSpec, ...]) -> str:
         colours.remove(VOC_VOID)
         void = f" --ignore-value '{show_value(VOC_VOID)}'"
     names = [spec.name for spec in classes] or ["NAME"] * len(colours)
-    pairs = [f"{name}={show_value(c)}" for name, c in zip(names, colours, strict=False)][:_NAMED]
+    pairs = []
+    for name, colour in zip(names[:_NAMED], colours, strict=False):
+        pairs.append(f"{name}={show_value(colour)}")
     more = ",…" if len(colours) > len(pairs) else ""
     black = " (black is background)" if 0 in values.pixels else ""
     return (
@@ -158,7 +163,8 @@ def _find_frequent(values: MaskValues) -> list[int]:
         if values.share([value]) < _FREQUENT_SHARE or len(found) == _MOST_FREQUENT:
             break
         (point,) = _to_points([value])
-        if is_shown and all(np.linalg.norm(point - p) >= _APART for p in _to_points(found)):
+        distances = np.linalg.norm(_to_points(found) - point, axis=1)
+        if is_shown and np.all(distances >= _APART):
             found.append(value)
     return found
 
@@ -166,15 +172,18 @@ def _find_frequent(values: MaskValues) -> list[int]:
 def _to_points(values: list[int]) -> NDArray[np.float64]:
     """Return colours as rows of red, green and blue; black for 0."""
     rgb = np.array(values, np.int64)
-    return np.stack([rgb >> 16 & 255, rgb >> 8 & 255, rgb & 255], axis=1).astype(np.float64)
+    red = rgb >> 16 & 255
+    green = rgb >> 8 & 255
+    blue = rgb & 255
+    return np.stack([red, green, blue], axis=1).astype(np.float64)
 
 
 def _explain_interpolation(values: MaskValues, rare: list[int]) -> str:
     """Return the cause of rare colours, and the remedy."""
     return (
-        f"interpolation (resizing or JPEG) makes such colours, here {len(rare)} with "
-        f"{percent(values.share(rare))} of the pixels: resize masks by nearest neighbour and save "
-        "them as PNG"
+        f"interpolation (resizing or JPEG) produces such colours, here {len(rare)} with "
+        f"{percent(values.share(rare))} of the pixels: resize masks with nearest neighbour and "
+        "save them as PNG"
     )
 
 
@@ -201,28 +210,24 @@ def check_known_colours(
     if not unknown:
         return background
     known = ", ".join(f"{spec.name}={spec.colour}" for spec in classes)
-    found = f"colours beyond the classes: {values.show(unknown)}; the known ones are {known}"
+    found = f"colours without a class: {values.show(unknown)}; the known ones are {known}"
     named = {spec.id: COLOUR + parse_colour(spec.colour) for spec in classes if spec.colour}
     pixels = {named.get(value, value): count for value, count in values.pixels.items()}
     rare = _find_interpolated(replace(values, pixels=pixels), unknown)
     if rare:
         raise InputError(f"{found}; {_explain_interpolation(values, rare)}")
-    raise InputError(f"{found}; {_name_remedies(values, unknown, classes, background)}")
-
-
-def _name_remedies(
-    values: MaskValues, unknown: list[int], classes: tuple[ClassSpec, ...], background: int
-) -> str:
-    most = max(unknown, key=lambda value: values.pixels[value])
     if VOC_VOID in unknown:
-        return f"pixels of VOC's void are not counted with --ignore-value '{show_value(VOC_VOID)}'"
+        raise InputError(
+            f"{found}; give --ignore-value '{show_value(VOC_VOID)}' to leave out the pixels of "
+            "VOC's void"
+        )
+    grey = ""
     if all(value == COLOUR + (value & 0xFF) * 0x010101 for value in unknown):
         ids = ",".join(f"{spec.name}={spec.id}" for spec in classes[:_NAMED])
         grey = f"; if grey values are ids rather than colours, give them: --classes {ids}"
-    else:
-        grey = ""
+    most_frequent = show_value(max(unknown, key=lambda value: values.pixels[value]))
     ways = [f"name them in --classes or in the label map{grey}"]
     if background not in values.pixels:
-        ways.append(f"give --background-value '{show_value(most)}' if that is the background")
-    ways.append(f"give --ignore-value '{show_value(most)}' if its pixels are not counted")
-    return ", or ".join(ways)
+        ways.append(f"give --background-value '{most_frequent}' if that is the background")
+    ways.append(f"give --ignore-value '{most_frequent}' if its pixels are not counted")
+    raise InputError(f"{found}; {', or '.join(ways)}")

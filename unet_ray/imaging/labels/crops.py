@@ -80,7 +80,8 @@ class LabelledCrops:
         """Draw the top left pixel of the labelled square."""
         height, width = self._image.shape[:2]
         side = self._config.side
-        last_top, last_left = max(0, height - side), max(0, width - side)
+        last_top = max(0, height - side)
+        last_left = max(0, width - side)
         pixel = None
         if rng.random() < self._config.foreground_share:
             pixel = self._draw_foreground_pixel(rng)
@@ -94,20 +95,18 @@ class LabelledCrops:
         """Draw a class that the image holds, then one of the pixels of that class."""
         for index in rng.permutation(len(self._labelling.classes)).tolist():
             row_ends = self._planes.row_ends[index]
-            if row_ends[-1]:
-                pixel = int(rng.integers(row_ends[-1]))
-                row = int(np.searchsorted(row_ends, pixel, side="right"))
-                before = int(row_ends[row - 1]) if row else 0
-                return row, int(self._find_columns(index, row)[pixel - before])
+            if row_ends[-1] == 0:
+                continue
+            pixel = int(rng.integers(row_ends[-1]))
+            row = int(np.searchsorted(row_ends, pixel, side="right"))
+            before = int(row_ends[row - 1]) if row else 0
+            masks = [mask[row : row + 1] for mask in self._masks]
+            in_class = self._labelling.class_mask(masks, index)[0]
+            if self._valid is not None:
+                in_class = in_class & self._valid[row]
+            columns = np.flatnonzero(in_class)
+            return row, int(columns[pixel - before])
         return None
-
-    def _find_columns(self, index: int, row: int) -> NDArray[np.intp]:
-        """Return the columns of the pixels of a class in a row."""
-        masks = [mask[row : row + 1] for mask in self._masks]
-        inside = self._labelling.class_mask(masks, index)[0]
-        if self._valid is not None:
-            inside = inside & self._valid[row]
-        return np.flatnonzero(inside)
 
     def _cut_targets(self, box: Box) -> NDArray[np.uint8]:
         inside, pad = self._clip(box)

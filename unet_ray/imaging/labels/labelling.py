@@ -87,7 +87,10 @@ class Labelling:
 
     def is_held(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> bool:
         """Tell whether an image holds a class, from the (value, pixels) pairs of each mask."""
-        masks = [np.array([value for value, _ in found], np.int64) for found in values]
+        masks = []
+        for pairs in values:
+            found = [value for value, _ in pairs]
+            masks.append(np.array(found, np.int64))
         return bool(self.class_mask(masks, index).any())
 
     def measure_share(self, values: Sequence[Sequence[tuple[int, int]]], index: int) -> float:
@@ -194,7 +197,7 @@ def find_labelling(
             ignored = None
         if not set(values.pixels) - {background, ignored}:
             raise InputError(
-                f"the masks hold no object, {values.nothing_to_learn} and --background-value"
+                f"the masks hold no object: {values.nothing_to_learn} and --background-value"
             )
         return Labelling(kind, classes, background, ignored)
     _check_class_values(values, classes, background, ignored)
@@ -205,8 +208,8 @@ def _check_colour_kind(kind: MaskKind | None) -> MaskKind:
     """Return the kind of masks in which classes have colours; raise InputError for another."""
     if kind not in (None, "classes"):
         raise InputError(
-            f"--mask-kind {kind}, but the classes have colours, which masks of the kind classes "
-            "have; leave out --mask-kind, or the colours"
+            f"--mask-kind {kind}, but the classes have colours, which only --mask-kind classes "
+            "allows; omit --mask-kind or the colours"
         )
     return "classes"
 
@@ -227,10 +230,17 @@ def _infer_kind(
 ) -> MaskKind:
     found = sorted(values.pixels)
     labels = set(found) - {background, ignored}
-    if len(classes) > 1 or (classes and labels == {classes[0].id}):
+    if len(classes) > 1:
         return "classes"
+    if classes and labels == {classes[0].id}:
+        return "classes"
+    if len(found) == 2 and background not in found:  # ilastik writes 1 and 2
+        raise InputError(
+            f"the masks hold the values {found[0]} and {found[1]}, but neither is the background "
+            f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
+            "the background"
+        )
     if len(found) == 2:
-        _check_one_is_background(found, background)
         return "binary"
     if len(found) < 2:
         raise InputError(values.nothing_to_learn)
@@ -246,44 +256,33 @@ def _infer_kind(
     raise InputError(_describe_ambiguity(values, labels, ignored))
 
 
-def _check_one_is_background(found: list[int], background: int) -> None:
-    """Raise InputError if neither of two values is the background, as with ilastik's 1 and 2."""
-    if background not in found:
-        raise InputError(
-            f"the masks hold the values {found[0]} and {found[1]}, and none is the background "
-            f"value {background}; give --background-value {found[0]} or {found[1]}, whichever is "
-            "no class"
-        )
-
-
 def _describe_ambiguity(values: MaskValues, labels: set[int], ignored: int | None) -> str:
     found = sorted(values.pixels)
-    shown = ", ".join(map(str, found[:_NAMED_IDS])) + (", …" if len(found) > _NAMED_IDS else "")
+    shown = ", ".join(str(value) for value in found[:_NAMED_IDS])
+    if len(found) > _NAMED_IDS:
+        shown += ", …"
     names = ",".join(f"NAME={value}" for value in sorted(labels)[:_MANY_IDS])
     flag = f"{names},…" if len(labels) > _MANY_IDS else names
     uncounted = f" ({ignored} is the --ignore-value, not counted)" if ignored in found else ""
+    stretched = ""
+    if _is_stretched(labels):
+        ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
+        more = ", …" if len(labels) > _NAMED_IDS else ""
+        stretched = (
+            f"; all values are multiples of {_STRETCH}, like the 8-bit ids {ids}{more} stretched "
+            "to 16 bits"
+        )
     return (
         f"the masks hold {len(found)} values ({shown}), which may be classes or "
         f"objects: give --classes {flag} for classes{uncounted}, or --mask-kind instances for one "
         "id per object, or --mask-kind binary for two-valued masks with soft edges"
-        f"{_note_stretched(labels)}"
+        f"{stretched}"
     )
 
 
 def _is_stretched(labels: set[int]) -> bool:
     """Tell whether values look like 8-bit ids that a program stretched to 16 bits."""
     return bool(labels) and max(labels) > 255 and not any(value % _STRETCH for value in labels)
-
-
-def _note_stretched(labels: set[int]) -> str:
-    if not _is_stretched(labels):
-        return ""
-    ids = ", ".join(str(value // _STRETCH) for value in sorted(labels)[:_NAMED_IDS])
-    more = ", …" if len(labels) > _NAMED_IDS else ""
-    return (
-        f"; all values are multiples of {_STRETCH}, as of the 8-bit ids {ids}{more} stretched to "
-        "16 bits"
-    )
 
 
 def _has_soft_edges(values: MaskValues) -> bool:
@@ -333,7 +332,7 @@ def _find_folders_foreground(values: MaskValues, background: int, ignored: int |
     labels = set(values.pixels) - {background}
     if not labels:
         raise InputError(
-            f"the masks in class folders hold no class, {values.nothing_to_learn} and "
+            f"the masks in class folders hold no class: {values.nothing_to_learn} and "
             "--background-value"
         )
     if values.most_distinct > 2:
@@ -393,7 +392,7 @@ def _check_class_values(
             ignored=ignored,
         )
         raise InputError(
-            f"mask values beyond the classes: {values.show(beyond)}; the known values are {named}, "
+            f"mask values without a class: {values.show(beyond)}; the known values are {named}, "
             f"background {show_value(background)}, ignored {show_value(ignored)}; "
             f"{remedy}"
         )
@@ -416,19 +415,23 @@ def _suggest_remedy(
     share = values.share(beyond)
     if len(beyond) >= _MANY_BETWEEN and share <= _BETWEEN_SHARE:
         return (
-            f"interpolation (resizing or JPEG) makes such values, here {percent(share)} of the "
-            "pixels: resize masks by nearest neighbour and save them as PNG"
+            f"interpolation (resizing or JPEG) produces such values, here {percent(share)} of the "
+            "pixels: resize masks with nearest neighbour and save them as PNG"
         )
-    if _is_stretched(set(beyond)) and {v // _STRETCH for v in beyond} <= {c.id for c in classes}:
-        stretched = ",".join(f"{c.name}={c.id * _STRETCH}" for c in classes)
+    unstretched = {value // _STRETCH for value in beyond}
+    if _is_stretched(set(beyond)) and unstretched <= {spec.id for spec in classes}:
+        stretched = ",".join(f"{spec.name}={spec.id * _STRETCH}" for spec in classes)
         return (
-            f"they are multiples of {_STRETCH}, as of 8-bit ids stretched to 16 bits: give "
+            f"they are multiples of {_STRETCH}, like 8-bit ids stretched to 16 bits: give "
             f"--classes {stretched}, or save the masks with 8 bits"
         )
     lowest, *others = sorted(set(values.pixels) - {ignored})
     if background < lowest:
-        renumbered = ",".join(f"{c.name}={v}" for c, v in zip(classes, others, strict=False))
-        again = f" --classes {renumbered}" if len(others) == len(classes) else ""
+        again = ""
+        if len(others) == len(classes):
+            pairs = zip(classes, others, strict=True)
+            renumbered = ",".join(f"{spec.name}={value}" for spec, value in pairs)
+            again = f" --classes {renumbered}"
         return (
             f"no pixel has the background value {background}; if it is {lowest} in these masks, "
             f"give --background-value {lowest}{again}"

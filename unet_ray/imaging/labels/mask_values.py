@@ -76,22 +76,22 @@ class MaskValues:
         )
 
     def show(self, values: Iterable[int]) -> str:
-        """Format values for a message, each with its pixels, its masks and an example."""
-        # ids in their order; colours have no order, so the most frequent come first
-        wanted = sorted(
-            values, key=lambda v: (is_colour(v), -self.pixels[v] if is_colour(v) else v)
-        )
-        shown = ", ".join(self._show_one(value) for value in wanted[:_NAMED])
-        return f"{shown}, … ({len(wanted)} values)" if len(wanted) > _NAMED else shown
-
-    def _show_one(self, value: int) -> str:
-        """Format a value for a message: `3 (120 px in 2 masks, such as a.png)`."""
-        num_masks = self.masks[value]
-        example = f", such as {self.examples[value]}" if value in self.examples else ""
-        return (
-            f"{show_value(value)} ({self.pixels[value]} px in {num_masks} "
-            f"mask{'s' * (num_masks != 1)}{example})"
-        )
+        """Format values for a message: `3 (120 px in 2 masks, such as a.png), 4 (…)`."""
+        found = list(values)
+        ids = sorted(value for value in found if not is_colour(value))
+        colours = [value for value in found if is_colour(value)]
+        # colours have no order, so the most frequent come first
+        colours.sort(key=lambda value: -self.pixels[value])
+        wanted = ids + colours
+        shown = []
+        for value in wanted[:_NAMED]:
+            num_masks = self.masks[value]
+            masks = "1 mask" if num_masks == 1 else f"{num_masks} masks"
+            example = f", such as {self.examples[value]}" if value in self.examples else ""
+            shown.append(f"{show_value(value)} ({self.pixels[value]} px in {masks}{example})")
+        if len(wanted) > _NAMED:
+            shown.append(f"… ({len(wanted)} values)")
+        return ", ".join(shown)
 
     def show_between(self) -> str:
         """Format the numbers of pixels and masks with values between the lowest and the highest."""
@@ -107,7 +107,7 @@ class MaskValues:
     def nothing_to_learn(self) -> str:
         """Message for masks that hold no objects, or nothing but objects."""
         return (
-            f"all masks hold only {self.show(self.pixels)}: there is nothing to learn; "
+            f"all masks hold only {self.show(self.pixels)}, so there is nothing to learn; "
             "check --masks"
         )
 

@@ -59,8 +59,8 @@ def _note_colours(values: MaskValues, labelling: Labelling) -> list[str]:
         return [f"{values.show([background])} is the background: no pixel is black"]
     if labelling.kind == "instances" and VOC_VOID in set(values.pixels) - {labelling.ignored}:
         return [
-            f"pixels of {show_value(VOC_VOID)} are an object; if they are VOC's void, give "
-            f"--ignore-value '{show_value(VOC_VOID)}'"
+            f"pixels of the colour {show_value(VOC_VOID)} count as an object; if they are VOC's "
+            f"void, give --ignore-value '{show_value(VOC_VOID)}'"
         ]
     if labelling.kind != "binary" or len(values.pixels) != 2:
         return []
@@ -69,9 +69,9 @@ def _note_colours(values: MaskValues, labelling: Labelling) -> list[str]:
     if COLOUR in values.pixels:
         return [f"the masks are black on transparent: black is the class {name}"]
     return [
-        f"the masks hold two colours, whose meaning is not given: {_show_colour(found)} "
-        f"({values.pixels[found]} px) is the class {name}, {_show_colour(background)} "
-        f"({values.pixels[background]} px) the background; to turn it round, give --classes "
+        f"the masks hold two colours whose meaning is not given: {_show_colour(found)} "
+        f"({values.pixels[found]} px) is taken as the class {name}, {_show_colour(background)} "
+        f"({values.pixels[background]} px) as the background; to swap them, give --classes "
         f"{name}={_show_colour(background)}"
     ]
 
@@ -114,9 +114,8 @@ def _note_inverted(
     labelling: Labelling, of_images: Sequence[Sequence[Sequence[tuple[int, int]]]]
 ) -> list[str]:
     """Return a note for each class that nearly fills most images, as inverted masks do."""
-    if labelling.kind == "instances" or (
-        labelling.kind == "classes" and len(labelling.classes) > 1
-    ):
+    has_several = labelling.kind == "classes" and len(labelling.classes) > 1
+    if labelling.kind == "instances" or has_several:
         return []
     notes = []
     for index, spec in enumerate(labelling.classes):
@@ -124,7 +123,7 @@ def _note_inverted(
         filled = sum(share > _FILLED for share in shares)
         if 2 * filled > len(shares):
             notes.append(
-                f"class {spec.name} has more than {_FILLED:.0%} of the pixels of {filled} of "
+                f"class {spec.name} covers more than {_FILLED:.0%} of the pixels in {filled} of "
                 f"{len(shares)} images; if the masks are inverted, give "
                 f"{_suggest_inverse(labelling, index, of_images)}"
             )
@@ -142,11 +141,16 @@ def _suggest_inverse(
         pixels.update(dict(values[place]))
     if spec.colour is not None or (labelling.kind == "binary" and is_colour(max(pixels))):
         return f"--classes {spec.name}={_show_colour(labelling.background)}"
-    in_class = [v for v in pixels if labelling.is_held([[(v, 1)]] * (place + 1), index)]
-    most = show_value(max(in_class, key=lambda value: pixels[value]))
-    quoted = f"'{most}'" if most.startswith("#") else most
+    in_class = []
+    for value in pixels:
+        of_masks = [[(value, 1)]] * (place + 1)
+        if labelling.is_held(of_masks, index):
+            in_class.append(value)
+    most_frequent = show_value(max(in_class, key=lambda value: pixels[value]))
+    if most_frequent.startswith("#"):
+        most_frequent = f"'{most_frequent}'"
     again = f" --classes {spec.name}={labelling.background}" if labelling.kind == "classes" else ""
-    return f"--background-value {quoted}{again}"
+    return f"--background-value {most_frequent}{again}"
 
 
 def _note_missing_background(values: MaskValues, labelling: Labelling) -> str:

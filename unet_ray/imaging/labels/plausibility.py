@@ -50,7 +50,13 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
     top = max(0, int(rows[middle]) - _WINDOW_PX // 2)
     left = max(0, int(columns[middle]) - _WINDOW_PX // 2)
     window = slice(top, top + _WINDOW_PX), slice(left, left + _WINDOW_PX)
-    gradient = _measure_gradient(image_hwc[window])
+    samples = image_hwc[window].astype(np.float32)
+    # the sum of the absolute differences across each pixel, down and right
+    gradient: NDArray[np.float32] = np.zeros(samples.shape[:2], np.float32)
+    across = np.abs(samples[:, 2:] - samples[:, :-2])
+    down = np.abs(samples[2:] - samples[:-2])
+    gradient[:, 1:-1] += across.sum(axis=2)
+    gradient[1:-1] += down.sum(axis=2)
     rows, columns = np.nonzero(outline[window])
     height, width = gradient.shape
     beside = [
@@ -59,7 +65,8 @@ def measure_edge_contrast(image_hwc: NDArray[Any], masks: Sequence[NDArray[Any]]
         gradient[rows, _shift(columns, _BESIDE_PX, width)],
         gradient[rows, _shift(columns, -_BESIDE_PX, width)],
     ]
-    on, off = float(gradient[rows, columns].mean()), float(np.mean(beside))
+    on = float(gradient[rows, columns].mean())
+    off = float(np.mean(beside))
     return on / off if on > 0 and off > 0 else None
 
 
@@ -80,15 +87,6 @@ def look_misplaced(contrasts: Sequence[float | None]) -> float | None:
     # faint or thin objects in noise have weak edges, but they have them in every image
     by_chance = float(np.exp(_ERRORS * logs.std(ddof=1) / np.sqrt(len(logs))))
     return typical if typical < min(_MISPLACED, max(_CHANCE, by_chance)) else None
-
-
-def _measure_gradient(image_hwc: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the sum of the absolute differences across each pixel, down and right, as HW."""
-    samples = image_hwc.astype(np.float32)
-    gradient = np.zeros(samples.shape[:2], np.float32)
-    gradient[:, 1:-1] += np.abs(samples[:, 2:] - samples[:, :-2]).sum(axis=2)
-    gradient[1:-1] += np.abs(samples[2:] - samples[:-2]).sum(axis=2)
-    return gradient
 
 
 def _shift(places: NDArray[np.intp], by: int, size: int) -> NDArray[np.intp]:

@@ -153,9 +153,16 @@ def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         An array (…) for each metric.
     """
     c = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
-    hit, wrong = c["true_positive"], c["false_positive"] + c["false_negative"]
+    hit = c["true_positive"]
+    wrong = c["false_positive"] + c["false_negative"]
     objects = c["true_objects"] + c["found_objects"]
-    precisions = _ratio(counts[..., _MATCHED], objects[..., None] - counts[..., _MATCHED])
+    matched = counts[..., _MATCHED]
+    precisions = _ratio(matched, objects[..., None] - matched)
+    # 0 where one side has no boundary, and NaN where neither side has one
+    precision = np.nan_to_num(_ratio(c["found_boundary_matched"], c["found_boundary"]))
+    recall = np.nan_to_num(_ratio(c["true_boundary_matched"], c["true_boundary"]))
+    boundary_f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
+    has_boundary = c["true_boundary"] + c["found_boundary"] > 0
     return {
         "iou": _ratio(hit, hit + wrong),
         "dice": _ratio(2 * hit, 2 * hit + wrong),
@@ -164,7 +171,7 @@ def compute_metrics(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64
         "map": precisions.mean(-1),
         "f1": _ratio(2 * c["matched_50"], objects),
         "pq": _ratio(2 * c["iou_sum"], objects),
-        "boundary_f1": _boundary_f1(c),
+        "boundary_f1": np.where(has_boundary, boundary_f1, np.nan),
         "adapted_rand_error": 1 - _ratio(2 * c["common_pairs"], c["true_pairs"] + c["found_pairs"]),
     }
 
@@ -222,9 +229,13 @@ def bootstrap_intervals(
     pooled = compute_metrics(add_up_groups(counts_ikc, groups))
     intervals = {}
     for name in parts[0]:
-        is_defined = ~np.isnan(pooled[MEANS.get(name, name)])
         values = np.concatenate([part[name] for part in parts])
-        intervals[name] = _intervals(values, is_defined.sum(0) > 1)
+        is_defined = ~np.isnan(pooled[MEANS.get(name, name)])
+        has_interval = (is_defined.sum(0) > 1) & ~np.isnan(values).all(0)
+        ends = np.full((len(has_interval), 2), np.nan)
+        for index in np.flatnonzero(has_interval):
+            ends[index] = np.nanpercentile(values[:, index], [2.5, 97.5])
+        intervals[name] = ends
     return intervals
 
 
@@ -258,33 +269,6 @@ def _draw_weights(
         places = drawn + np.arange(num_sets)[:, None] * num_groups
         counts = np.bincount(places.ravel(), minlength=num_sets * num_groups)
         yield counts.reshape(num_sets, num_groups).astype(np.float64)
-
-
-def _intervals(values_rk: NDArray[np.float64], enough_k: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the 2.5th and 97.5th percentile of each class.
-
-    Args:
-        values_rk: Values; (resamples, classes).
-        enough_k: Classes that enough images define; (classes,).
-
-    Returns:
-        Intervals (classes, 2); NaN where there is not enough.
-    """
-    intervals = np.full((len(enough_k), 2), np.nan)
-    for index in np.flatnonzero(enough_k & ~np.isnan(values_rk).all(0)):
-        intervals[index] = np.nanpercentile(values_rk[:, index], [2.5, 97.5])
-    return intervals
-
-
-def _boundary_f1(counts: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the harmonic mean of boundary precision and recall.
-
-    It is 0 where one side has no boundary, and NaN where neither side has one.
-    """
-    precision = np.nan_to_num(_ratio(counts["found_boundary_matched"], counts["found_boundary"]))
-    recall = np.nan_to_num(_ratio(counts["true_boundary_matched"], counts["true_boundary"]))
-    f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
-    return np.where(counts["true_boundary"] + counts["found_boundary"] > 0, f1, np.nan)
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:

@@ -164,7 +164,8 @@ def _count_matches(table: _Contingency, kept: NDArray[np.bool_]) -> dict[str, fl
         kept: Cells of found objects that count.
     """
     matches = _find_matches(table, kept)
-    shared, union = table.pixels[matches], table.union[matches]
+    shared = table.pixels[matches]
+    union = table.union[matches]
     counts: dict[str, float] = {
         "true_objects": len(np.unique(table.true[table.true != 0])),
         "found_objects": len(np.unique(table.found[kept])),

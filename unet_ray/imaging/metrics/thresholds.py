@@ -55,16 +55,16 @@ def best_thresholds(histograms: NDArray[np.int64]) -> tuple[float, ...]:
 
     It is ½ for a class that has no pixels.
     """
-    return tuple(_best_threshold(without, within) for without, within in histograms)
-
-
-def _best_threshold(without: NDArray[np.int64], within: NDArray[np.int64]) -> float:
-    if not within.sum():
-        return 0.5
-    # Pixels of prob_u8 ≥ 1, 2, …, 255: all of them, and those that are the class.
-    found = np.cumsum((without + within)[::-1])[::-1][1:]
-    right = np.cumsum(within[::-1])[::-1][1:]
-    dice = 2 * right / np.maximum(1, found + within.sum())
-    good = np.flatnonzero(dice >= dice.max() - _AS_GOOD) + 1
-    thresholds = np.where(good == 128, 0.5, good / 255)  # prob_u8 ≥ 128 is what ½ means
-    return float(thresholds[np.argmin(np.abs(thresholds - 0.5))])
+    best = []
+    for without, within in histograms:
+        if not within.sum():
+            best.append(0.5)
+            continue
+        # Pixels of prob_u8 ≥ 1, 2, …, 255: all of them, and those that are the class.
+        found = np.cumsum((without + within)[::-1])[::-1][1:]
+        right = np.cumsum(within[::-1])[::-1][1:]
+        dice = 2 * right / np.maximum(1, found + within.sum())
+        good = np.flatnonzero(dice >= dice.max() - _AS_GOOD) + 1
+        thresholds = np.where(good == 128, 0.5, good / 255)  # prob_u8 ≥ 128 is what ½ means
+        best.append(float(thresholds[np.argmin(np.abs(thresholds - 0.5))]))
+    return tuple(best)

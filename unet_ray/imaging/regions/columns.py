@@ -27,10 +27,10 @@ class Columns:
     @classmethod
     def concatenate(cls, several: Sequence[Self]) -> Self:
         """Return the members of several tables, one table after the other."""
-        columns = [
-            np.concatenate([getattr(table, field.name) for table in several])
-            for field in fields(cls)
-        ]
+        columns = []
+        for field in fields(cls):
+            parts = [getattr(table, field.name) for table in several]
+            columns.append(np.concatenate(parts))
         return cls(*columns)
 
 

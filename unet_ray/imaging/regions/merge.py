@@ -83,14 +83,23 @@ class RegionMerger:
             ImageError: More regions than the limit, or an outline that is too large (`too_large`).
         """
         joined, sides, part_region = self._join_pieces()
-        merged, outlines = _draw_outlines(
-            sums=joined,
-            sides=sides,
-            part_region=part_region,
-            region_filter=region_filter,
-            sides_at_once=self._sides_at_once,
-        )
-        sums = RegionSums.concatenate([*(tile.inner for tile in self._tiles), merged])
+        kept = region_filter.met_by(joined.area, joined.prob_u8_sum)
+        part_outline = number_chosen(kept)[part_region]
+        outlines = np.zeros(int(kept.sum()), object)
+        groups = _join_by_outline(sides, part_outline, len(outlines), self._sides_at_once)
+        for first, after, some in groups:
+            is_among = (part_outline >= first) & (part_outline < after)
+            number = np.where(is_among, part_outline - first, -1)
+            num_vertices = int(np.bincount(number[some.part]).max(initial=0))
+            largest = num_vertices * _VERTEX_BYTES
+            if largest > MAX_OUTLINE_BYTES:
+                raise ImageError(
+                    "too_large",
+                    f"a region's outline takes {largest / 2**20:.0f} MB; the limit is "
+                    f"{MAX_OUTLINE_BYTES >> 20} MB",
+                )
+            outlines[first:after] = outlines_wkb(some, number, after - first)
+        sums = RegionSums.concatenate([*(tile.inner for tile in self._tiles), joined.of(kept)])
         geometry = np.concatenate([*(tile.geometry for tile in self._tiles), outlines])
         ranked = np.lexsort((sums.first[:, 1], sums.first[:, 0]))
         ranked = ranked[region_filter.met_by(sums.area, sums.prob_u8_sum)[ranked]]
@@ -133,10 +142,14 @@ class RegionMerger:
         for tile in self._tiles:
             core, edges = tile.core, tile.edges
             if vertical:
-                start, low, high = core.top, core.left, core.right
+                start = core.top
+                low = core.left
+                high = core.right
                 low_edge, high_edge = edges.left, edges.right
             else:
-                start, low, high = core.left, core.top, core.bottom
+                start = core.left
+                low = core.top
+                high = core.bottom
                 low_edge, high_edge = edges.top, edges.bottom
             for line in (low, high):
                 if 0 < line < end and line not in seams:
@@ -178,7 +191,8 @@ class _Seam:
         for along in (-1, 0, 1):
             before = slice(max(0, -along), min(0, -along) or None)
             after = slice(max(0, along), min(0, along) or None)
-            ours, theirs = self.before.origin[before], self.after.origin[after]
+            ours = self.before.origin[before]
+            theirs = self.after.origin[after]
             both_marker = (ours == CORE) & (theirs == CORE)
             both_leftover = (ours == LEFTOVER) & (theirs == LEFTOVER)
             ours_from_theirs = ours == self._encode_step(along, 1)
@@ -238,52 +252,6 @@ def _components(pairs: NDArray[np.integer[Any]], first: NDArray[np.int64]) -> ND
     place = np.empty(len(first), np.int64)
     place[order] = np.arange(len(first))
     return components(place[pairs], len(first))[place]
-
-
-def _draw_outlines(
-    sums: RegionSums,
-    sides: Sides,
-    part_region: NDArray[np.int64],
-    region_filter: RegionFilter,
-    sides_at_once: int,
-) -> tuple[RegionSums, NDArray[np.object_]]:
-    """Draw the outlines of the regions that pass a filter, some regions at a time.
-
-    Args:
-        sums: Sums of the regions.
-        sides: Sides of their parts, not yet joined.
-        part_region: Region of each part.
-        region_filter: Filter that regions must pass.
-        sides_at_once: Approximate number of sides that are drawn at a time.
-
-    Returns:
-        Sums and outlines, WKB, of the regions that pass.
-    """
-    kept = region_filter.met_by(sums.area, sums.prob_u8_sum)
-    part_outline = number_chosen(kept)[part_region]
-    outlines = np.zeros(int(kept.sum()), object)
-    groups = _join_by_outline(sides, part_outline, len(outlines), sides_at_once)
-    for first, after, some in groups:
-        is_among = (part_outline >= first) & (part_outline < after)
-        number = np.where(is_among, part_outline - first, -1)
-        _check_size(num_vertices=np.bincount(number[some.part]))
-        outlines[first:after] = outlines_wkb(some, number, after - first)
-    return sums.of(kept), outlines
-
-
-def _check_size(num_vertices: NDArray[np.int64]) -> None:
-    """Check the number of vertices of each outline.
-
-    Raises:
-        ImageError: An outline is too large (`too_large`).
-    """
-    largest = int(num_vertices.max(initial=0)) * _VERTEX_BYTES
-    if largest > MAX_OUTLINE_BYTES:
-        raise ImageError(
-            "too_large",
-            f"a region's outline takes {largest / 2**20:.0f} MB; the limit is "
-            f"{MAX_OUTLINE_BYTES >> 20} MB",
-        )
 
 
 def _join_by_outline(

@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from unet_ray.imaging.regions.runs import ranges
 
 _MOST_SIDES_PX = 2**25
-"""Largest length of the horizontal sides of an outline (px). Each pixel of it takes 50 bytes, and
+"""Largest length of the horizontal sides of an outline (px). Each pixel takes 50 bytes, and
 an outline of four corners may be as wide as its image."""
 
 
@@ -46,13 +46,15 @@ def encode_outlines(
     if (shapely.is_missing(outlines) | shapely.is_empty(outlines)).any():
         raise ValueError("an outline without points")
     sizes = np.empty((len(outlines), 2), np.int64)
-    sizes[:, 0], sizes[:, 1] = height, width
+    sizes[:, 0] = height
+    sizes[:, 1] = width
     parts, part_outline = shapely.get_parts(outlines, return_index=True)
     rings, ring_part = shapely.get_rings(parts, return_index=True)
     ring_outline = part_outline[ring_part]
     points, ring = shapely.get_coordinates(rings, return_index=True)
     # From here on, coordinates determine how much memory is taken, by C code as well.
-    leaves = ~((points >= 0) & (points <= sizes[ring_outline[ring], ::-1])).all(axis=1)
+    limits = sizes[ring_outline[ring], ::-1]
+    leaves = ~((points >= 0) & (points <= limits)).all(axis=1)
     if leaves.any():
         rows, columns = sizes[ring_outline[ring[np.argmax(leaves)]]].tolist()
         raise ValueError(f"an outline that leaves its image of {columns}×{rows} px")
@@ -66,10 +68,12 @@ def encode_outlines(
     codes: list[bytes | None] = [None] * len(outlines)
     for some in _group(np.bincount(outline, length, minlength=len(outlines)), group_px):
         first, after = np.searchsorted(outline, [some[0], some[-1] + 1])
-        place, px = slice(first, after), length[first:after]
+        place = slice(first, after)
+        px = length[first:after]
         label = np.repeat(outline[place] - some[0], px)
         # Each pixel of a side is an edge, numbered down the columns.
-        edge = np.repeat(line[place], px) + sizes[some[0] + label, 0] * ranges(left[place], px)
+        column_px = sizes[some[0] + label, 0]
+        edge = np.repeat(line[place], px) + column_px * ranges(left[place], px)
         order = np.lexsort((edge, label))
         start, stop = edge[order].reshape(-1, 2).T
         found = _compress_runs(label=label[order][::2], start=start, stop=stop, sizes=sizes[some])
@@ -115,7 +119,9 @@ def _compress_runs(
     goes_on[1:] = (label[1:] == label[:-1]) & (start[1:] == stop[:-1])
     begins = np.flatnonzero(~goes_on)
     ends = np.append(begins[1:], len(stop)) - 1
-    label, start, stop = label[begins], start[begins], stop[ends]
+    label = label[begins]
+    start = start[begins]
+    stop = stop[ends]
     gap = start.copy()
     gap[1:] -= np.where(label[1:] == label[:-1], stop[:-1], 0)
     counts = np.stack([gap, stop - start], axis=1).ravel()

@@ -54,7 +54,8 @@ def parse_outlines(
         corners within pixels.
     """
     limits = np.empty((len(codes), 2))
-    limits[:, 0], limits[:, 1] = width, height
+    limits[:, 0] = width
+    limits[:, 1] = height
     with np.errstate(invalid="ignore"):  # NaN
         outlines = parse_wkb(codes)
         points, owner = shapely.get_coordinates(outlines, return_index=True)

@@ -230,7 +230,17 @@ def outlines_wkb(
     is_hole = ~shapely.is_ccw(rings)
     grouped = np.lexsort((is_hole, ring_part))  # a part's shell, then its holes
     polygons = shapely.polygons(rings[grouped], indices=ring_part[grouped])
-    outlines = _collect_geometries(polygons, part_number[is_drawn], num_outlines)
+    # an outline is the polygon of its only part, or a multipolygon of its parts
+    polygon_outline = part_number[is_drawn]
+    num_parts = np.bincount(polygon_outline, minlength=num_outlines)
+    is_only = num_parts[polygon_outline] == 1
+    outlines = np.empty(num_outlines, object)
+    outlines[polygon_outline[is_only]] = polygons[is_only]
+    several = np.flatnonzero(~is_only)
+    if len(several):
+        several = several[np.argsort(polygon_outline[several], kind="stable")]
+        numbers, index = np.unique(polygon_outline[several], return_inverse=True)
+        outlines[numbers] = shapely.multipolygons(polygons[several], indices=index)
     return np.asarray(shapely.to_wkb(outlines, byte_order=1), object)
 
 
@@ -294,7 +304,8 @@ class Sides(Columns):
         """Sort by kind, line and start, and join sides that continue in the same direction."""
         if not len(self):
             return self
-        num_lines, num_starts = int(self.line.max()) + 1, int(self.start.max()) + 1
+        num_lines = int(self.line.max()) + 1
+        num_starts = int(self.start.max()) + 1
         # The keys are unique, and sorting them takes half the time of three keys.
         key = (self.kind.astype(np.int64) * num_lines + self.line) * num_starts + self.start
         ordered = self.of(np.argsort(key))
@@ -400,18 +411,3 @@ def split_cycles(following: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArr
     visited, came_from = depth_first_order(graph, count)
     order = visited[visited < count]
     return order, np.flatnonzero(came_from[order] >= count)
-
-
-def _collect_geometries(
-    polygons: NDArray[np.object_], part_label: NDArray[np.int64], num_labels: int
-) -> NDArray[np.object_]:
-    """Return one geometry per label: its polygon, or a multipolygon of its parts."""
-    geometries = np.empty(num_labels, object)
-    is_single = np.bincount(part_label, minlength=num_labels)[part_label] == 1
-    geometries[part_label[is_single]] = polygons[is_single]
-    several = np.flatnonzero(~is_single)
-    if len(several):
-        several = several[np.argsort(part_label[several], kind="stable")]
-        labels, index = np.unique(part_label[several], return_inverse=True)
-        geometries[labels] = shapely.multipolygons(polygons[several], indices=index)
-    return geometries

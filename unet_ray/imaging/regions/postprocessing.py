@@ -64,7 +64,7 @@ class Postprocessing:
     """The rules that turn prob_u8 into masks and objects."""
 
     rules: tuple[ObjectRule, ...]
-    """Rule of each class. All of them have a threshold of markers, or none has."""
+    """Rule of each class. Either all rules have a threshold of markers, or none has one."""
     steps: int | None = None
     """Largest number of pixels by which markers grow. None: there are no markers."""
 

@@ -32,9 +32,14 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     parts, outline = shapely.get_parts(outlines, return_index=True)
     rings, part = shapely.get_rings(parts, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
-    start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)
-    chosen = np.flatnonzero((ring[1:] == ring[:-1]) & (start[:, 1] != end[:, 1]))
-    ring, start, end = ring[chosen], start[chosen], end[chosen]
+    start = points[:-1].astype(np.int64)
+    end = points[1:].astype(np.int64)
+    is_side = ring[1:] == ring[:-1]
+    is_vertical = start[:, 1] != end[:, 1]
+    chosen = np.flatnonzero(is_side & is_vertical)
+    ring = ring[chosen]
+    start = start[chosen]
+    end = end[chosen]
     # The first ring of a polygon is its outer one.
     is_hole = np.concatenate([[False], part[1:] == part[:-1]])
     # On a ring that is counter-clockwise by its numbers, however y is drawn, a side along which y
@@ -42,7 +47,8 @@ def fill_outlines(outlines: NDArray[Any], values: NDArray[Any], window: Box) -> 
     opens = (end[:, 1] > start[:, 1]) ^ shapely.is_ccw(rings)[ring] ^ is_hole[ring]
     value = np.asarray(values, np.int64)[outline[part[ring]]]
     amount = np.where(opens, value, -value)
-    low, high = np.minimum(start[:, 1], end[:, 1]), np.maximum(start[:, 1], end[:, 1])
+    low = np.minimum(start[:, 1], end[:, 1])
+    high = np.maximum(start[:, 1], end[:, 1])
     top = np.clip(low, window.top, window.bottom) - window.top
     bottom = np.clip(high, window.top, window.bottom) - window.top
     column = np.clip(start[:, 0], window.left, window.right) - window.left

@@ -144,7 +144,7 @@ def check_count(num_regions: int, max_regions: int) -> None:
     if num_regions > max_regions:
         raise ImageError(
             "too_large",
-            f"more than {max_regions} regions of a class; see --max-regions and --threshold",
+            f"more than {max_regions} regions of a class; raise --threshold or --max-regions",
         )
 
 
@@ -184,7 +184,8 @@ def sum_pixels(
     label = runs.label
     num_labels = int(label.max(initial=-1)) + 1
     length = runs.stop - runs.start
-    y, x = runs.row + top, runs.start + left
+    y = runs.row + top
+    x = runs.start + left
     # Start and stop of each run in turn: `reduceat` reduces from each of them to the next one.
     row_start = runs.row * prob_u8_hw.shape[1]
     ends = np.stack([row_start + runs.start, row_start + runs.stop], axis=1).ravel()

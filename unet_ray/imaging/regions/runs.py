@@ -186,7 +186,8 @@ def uncovered(
     num_covers = np.bincount(covered, minlength=len(runs))
     piece_run = np.repeat(np.arange(len(runs)), num_covers + 1)
     before_cover = np.arange(len(covered)) + covered
-    begin, end = runs.start[piece_run], runs.stop[piece_run]
+    begin = runs.start[piece_run]
+    end = runs.stop[piece_run]
     end[before_cover] = starts
     begin[before_cover + 1] = stops
     kept = begin < end

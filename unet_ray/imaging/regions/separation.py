@@ -65,9 +65,8 @@ def unseparated(mask_hw: NDArray[np.bool_]) -> SeparatedMask:
 
     They do not touch, and all their pixels count as marker.
     """
-    return SeparatedMask(
-        Runs.of_mask(mask_hw), np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE), False
-    )
+    origin = np.ascontiguousarray(mask_hw).view(np.uint8) * np.uint8(CORE)
+    return SeparatedMask(Runs.of_mask(mask_hw), origin, may_touch=False)
 
 
 def encode_direction(direction: tuple[int, int]) -> int:
@@ -92,7 +91,8 @@ def separate_touching(
     Example:
         mask 1 1 1 1 1 1, markers 1 0 0 0 0 1, 2 steps → labels 1 1 1 2 2 2; 1 step → 1 1 3 3 2 2.
     """
-    mask, labelled = _add_frame(mask_hw), _add_frame(marker_hw & mask_hw)
+    mask = _add_frame(mask_hw)
+    labelled = _add_frame(marker_hw & mask_hw)
     labels = label_image(labelled)
     origin = labelled.astype(np.uint8) * np.uint8(CORE)
     is_open = mask & ~labelled
@@ -102,11 +102,11 @@ def separate_touching(
         if not len(reached):
             break
         _take_labels(
-            labels.ravel(),
-            origin.ravel(),
-            reached,
-            _find_first_labelled(labelled, reached),
-            mask.shape[1],
+            labels=labels.ravel(),
+            origin=origin.ravel(),
+            reached=reached,
+            first=_find_first_labelled(labelled, reached),
+            width=mask.shape[1],
         )
         is_open ^= reached_hw
         labelled |= reached_hw
@@ -153,7 +153,8 @@ def _find_first_labelled(
     Returns:
         Index of the neighbour in DIRECTIONS; (pixels,).
     """
-    labelled, width = labelled_hw.ravel().view(np.uint8), labelled_hw.shape[1]
+    labelled = labelled_hw.ravel().view(np.uint8)
+    width = labelled_hw.shape[1]
     # The first direction ranks highest: a maximum costs less than branching.
     rank = np.zeros(len(reached), np.uint8)
     for index, (down, right) in enumerate(DIRECTIONS):
@@ -179,4 +180,5 @@ def _take_labels(
         width: Width of the framed image (px).
     """
     offsets = np.array([down * width + right for down, right in DIRECTIONS])
-    labels[reached], origin[reached] = labels.take(reached + offsets.take(first)), _GROWN + first
+    labels[reached] = labels.take(reached + offsets.take(first))
+    origin[reached] = _GROWN + first

@@ -129,7 +129,9 @@ class Contacts(Columns):
     def find_joined_parts(self, part_region: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the pairs of parts on either side that belong to one region; (2, n)."""
         pairs = np.stack([self.before, self.after])
-        return pairs[:, (pairs >= 0).all(axis=0) & (part_region[pairs[0]] == part_region[pairs[1]])]
+        are_parts = (pairs >= 0).all(axis=0)
+        are_joined = part_region[self.before] == part_region[self.after]
+        return pairs[:, are_parts & are_joined]
 
     def sides(self, part_region: NDArray[np.int64]) -> Sides:
         """Return the sides of the other contacts, whose two pixels do not belong to one region."""
@@ -209,7 +211,13 @@ def find_tile_regions(
     # kept apart, as contacts.
     if separated.may_touch:
         sides = parts.sides(group=np.where(is_open_part, -1, np.arange(len(is_open_part))))
-        contacts = _find_contacts(parts, part_number)
+        along_rows, along_columns = parts.find_contacts()
+        contacts = Contacts.concatenate(
+            [
+                _number_contacts(along_rows, False, part_number),
+                _number_contacts(along_columns, True, part_number),
+            ]
+        )
     else:
         sides = parts.sides()
         contacts = Contacts.none()
@@ -277,25 +285,16 @@ def _find_edges(separated: SeparatedMask, part: NDArray[np.int32]) -> Edges:
     )
 
 
-def _find_contacts(parts: Parts, part_number: NDArray[np.int32]) -> Contacts:
-    """Find where numbered parts touch each other.
+def _number_contacts(pairs: PartPairs, vertical: bool, part_number: NDArray[np.int32]) -> Contacts:
+    """Return the shared sides of parts as contacts of those that have a number.
 
     Args:
-        parts: Parts of the tile.
+        pairs: Shared sides of parts of the tile.
+        vertical: True if they run along columns of vertices.
         part_number: Number of each part; −1: none.
     """
-    along_rows, along_columns = parts.find_contacts()
-    return Contacts.concatenate(
-        [
-            _number_contacts(along_rows, False, part_number),
-            _number_contacts(along_columns, True, part_number),
-        ]
-    )
-
-
-def _number_contacts(pairs: PartPairs, vertical: bool, part_number: NDArray[np.int32]) -> Contacts:
-    """Return the shared sides of parts as contacts of those that have a number."""
-    before, after = part_number[pairs.before], part_number[pairs.after]
+    before = part_number[pairs.before]
+    after = part_number[pairs.after]
     contacts = Contacts(
         vertical=np.full(len(pairs), vertical),
         line=pairs.line.astype(np.int32),
