@@ -394,23 +394,23 @@ def _find_by_glob(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
     wanted = uri.removeprefix(fixed).lstrip("/")
     pattern = re.compile(glob_translate(wanted))
 
+    parts = wanted.split("/")
+
     def matches(entry: FileEntry) -> bool:
         """Tell whether the glob matches a file, or a link to nothing may hide files that match."""
         if pattern.match(entry.path):
             return True
-        return not entry.etag and _may_hold(entry.path, wanted.split("/"))
+        if entry.etag:  # not a link to nothing
+            return False
+        depth = entry.path.count("/") + 1
+        above = parts[:depth]
+        if "**" in above:
+            return True
+        is_above = re.match(glob_translate("/".join(above)), entry.path) is not None
+        return depth < len(parts) and is_above
 
     opener = root if links.follow else root.confine([root.uri])
     return _FoundFiles(opener, _in_batches(filter(matches, root.walk(links=links))))
-
-
-def _may_hold(folder: str, parts: list[str]) -> bool:
-    """Tell whether files that match a glob, given as the parts of its path, may lie in a folder."""
-    depth = folder.count("/") + 1
-    above = parts[:depth]
-    if "**" in above:
-        return True
-    return depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder))
 
 
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[pa.RecordBatch]:

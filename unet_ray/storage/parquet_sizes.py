@@ -49,7 +49,12 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
         OversizedRowsError: The rows take too much for a file of that size; or its texts in lists
             and structs, which cannot be read as indices, could take too much.
     """
-    widths = [_value_bytes(column) for column in _list_columns(footer)]
+    widths = []
+    for column in _list_columns(footer):
+        if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+            widths.append(int(column.length))
+        else:  # a text is an index
+            widths.append(_VALUE_BYTES.get(column.physical_type, _INDEX_BYTES))
     num_bytes = footer.num_rows
     for group in _iterate_groups(footer):
         chunks = _list_chunks(group)
@@ -206,13 +211,6 @@ def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
         return pa.DictionaryArray.from_arrays(column.indices, texts).cast(pa.binary())
     encoded = column.cast(pa.binary())
     return pc.if_else(pc.greater(pc.binary_length(encoded), most_bytes), None, encoded)
-
-
-def _value_bytes(column: pq.ColumnSchema) -> int:
-    """Return the size of a value in memory, or of its index for a text (bytes)."""
-    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
-        return int(column.length)
-    return _VALUE_BYTES.get(column.physical_type, _INDEX_BYTES)
 
 
 def _check_bytes(num_bytes: int, num_rows: int, file_bytes: int) -> None:
