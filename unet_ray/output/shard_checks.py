@@ -135,7 +135,12 @@ def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]
     for pieces in _group_by_class(masks).values():
         if not _cover_image(pieces, row["height"], row["width"]):
             yield _NO_COVER
-        elif not _can_be_drawn(pieces, row["height"], row["width"]):
+            continue
+        largest_px = max(piece["height"] * piece["width"] for piece in pieces)
+        lefts = {piece["left"] for piece in pieces} - {0}
+        tops = {piece["top"] for piece in pieces} - {0}
+        seams_px = row["height"] * len(lefts) + row["width"] * len(tops)
+        if largest_px > _MOST_PIXELS or seams_px > _MOST_SEAM_PX:
             yield _TOO_LARGE
 
 
@@ -143,22 +148,13 @@ def _cover_image(pieces: list[Row], height: int, width: int) -> bool:
     """Tell whether pieces of a mask lie in their image and add up to its number of pixels."""
     area_px = 0
     for piece in pieces:
-        bottom, right = piece["top"] + piece["height"], piece["left"] + piece["width"]
+        bottom = piece["top"] + piece["height"]
+        right = piece["left"] + piece["width"]
         if piece["top"] < 0 or piece["left"] < 0 or bottom > height or right > width:
             return False
         area_px += piece["height"] * piece["width"]
     corners = {(piece["top"], piece["left"]) for piece in pieces}
     return len(corners) == len(pieces) and area_px == height * width
-
-
-def _can_be_drawn(pieces: list[Row], height: int, width: int) -> bool:
-    """Tell whether pieces of a mask, and the seams between them, are small enough to draw."""
-    if any(piece["height"] * piece["width"] > _MOST_PIXELS for piece in pieces):
-        return False
-    lefts = {piece["left"] for piece in pieces} - {0}
-    tops = {piece["top"] for piece in pieces} - {0}
-    seams_px = height * len(lefts) + width * len(tops)
-    return seams_px <= _MOST_SEAM_PX
 
 
 def _check_pixels(
@@ -175,8 +171,11 @@ def _check_pixels(
         if rules is not None:
             check = rules.make_check(class_id, of_class, row["height"], row["width"])
         for piece in pieces:
-            mask = _decode_piece(piece)
-            if mask is None:
+            try:
+                mask = decode_rle(piece["counts"], piece["height"], piece["width"])
+            except (ValueError, TypeError):
+                mask = None
+            if mask is None or encode_rle(mask) != piece["counts"]:  # a mask has one encoding
                 yield "run lengths that do not decode to their size"
                 return
             if int(mask.sum()) != piece["area"]:
@@ -251,8 +250,10 @@ class _SeparatedCheck:
         if (covered > 1).any():
             self._found["regions that overlap"] = None
         else:
-            labels = fill_outlines(self._shapes[met], np.arange(1, len(met) + 1), box)
-            self._areas[met] += np.bincount(labels.ravel(), minlength=len(met) + 1)[1:]
+            numbers = np.arange(1, len(met) + 1)
+            labels = fill_outlines(self._shapes[met], numbers, box)
+            counts = np.bincount(labels.ravel(), minlength=len(met) + 1)
+            self._areas[met] += counts[1:]
 
     def breaches(self) -> Iterator[str]:
         """Yield the breaches, once all pieces are added."""
@@ -291,16 +292,6 @@ def _group_by_class(rows: list[Row]) -> dict[int, list[Row]]:
     return groups
 
 
-def _decode_piece(piece: Row) -> NDArray[np.bool_] | None:
-    """Return the mask of a piece; None if its run lengths do not encode a mask of its size."""
-    try:
-        mask = decode_rle(piece["counts"], piece["height"], piece["width"])
-    except (ValueError, TypeError):
-        return None
-    is_the_code = encode_rle(mask) == piece["counts"]  # each mask has exactly one encoding
-    return mask if is_the_code else None
-
-
 def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     """Yield the differences between the regions rows of a class and the regions of its mask."""
     if len(rows) != len(expected):
@@ -327,4 +318,5 @@ def _list_boxes(rows: list[Row]) -> NDArray[np.float64]:
 
 def _list_centroids(rows: list[Row]) -> NDArray[np.float64]:
     """Return the stated centroids of regions; (N, 2), x, y (px)."""
-    return np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
+    centroids = [[row["centroid_x"], row["centroid_y"]] for row in rows]
+    return np.reshape(centroids, (-1, 2))

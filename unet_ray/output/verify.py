@@ -218,7 +218,8 @@ def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
     found = read_parquet(io.BytesIO(data))
     absent = ADDED & set(schema.names) - set(found.column_names)
     for name in sorted(absent):
-        found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
+        nulls = pa.nulls(len(found), schema.field(name).type)
+        found = found.append_column(name, nulls)
     return found.select(schema.names).cast(schema)
 
 
@@ -233,8 +234,13 @@ def _check_ledger(
     Damaged shards are left out, and so are the counts of their runs.
     """
     columns = (
-        *("image_uri", "image_etag", "model_digest", "config_digest"),
-        *("run_id", "error_type", "reader_version"),
+        "image_uri",
+        "image_etag",
+        "model_digest",
+        "config_digest",
+        "run_id",
+        "error_type",
+        "reader_version",
     )
     whole = [entry for entry in inventory.images if entry.path not in damaged]
     read_images(database, name="rows", output=inventory.output, images=whole, columns=columns)

@@ -340,7 +340,8 @@ def list_files(
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
     if scan.emptiness:
         raise InputError(scan.emptiness)
-    twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
+    counts = Counter(entry.uri for entry in entries)
+    twice = [name for name, times in counts.items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
     return Listing(

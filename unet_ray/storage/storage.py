@@ -175,7 +175,9 @@ class Storage:
 
         A URI outside this folder is its own name.
         """
-        return self.uri.rpartition("/")[2] if uri == self.uri else uri.removeprefix(f"{self.uri}/")
+        if uri == self.uri:
+            return uri.rpartition("/")[2]
+        return uri.removeprefix(f"{self.uri}/")
 
     def join(self, path: str) -> Storage:
         """Return a folder below this one."""

@@ -169,26 +169,34 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
                 f"{output.uri}/runs/{run_id}.json: not a readable run record, which must say what "
                 "is removed; restore or delete it, then prune again"
             )
-    sums, names = _sum_up(inventory, found), _removed_names(found)
+    sums = _sum_up(inventory, found)
+    names = _removed_names(found)
+    removed_at = datetime.now(UTC).isoformat(timespec="seconds")
     begun = {}
     for run_id in sorted(records.keys() | sums.keys()):
         record = _without_mentions(records.get(run_id) or sums[run_id].known, names)
         if run_id in sums and REMOVING not in record:
-            record = _lowered(record, sums[run_id]) | {REMOVING: _intent(sums[run_id], hashes)}
+            lost = [
+                {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
+                for rows in sums[run_id].rows.values()
+            ]
+            record = _lowered(record, sums[run_id])
+            record[REMOVING] = {"uri_sha256": sorted(hashes), "rows": lost}
         if record != records.get(run_id):
             begun[run_id] = record
     write_run_records(output, begun)
     records |= begun
     _rewrite_shards(inventory, found)
-    removed, done = [], {}
+    removed = []
+    done = {}
     for run_id, record in sorted(records.items()):
         if REMOVING in record:
             rest = dict(record)
             rows = rest.pop(REMOVING)["rows"]
             done[run_id] = rest | {REMOVED: [*rest.get(REMOVED, []), *rows]}
-            removed += [
-                RemovedRows(run_id, **{name: row[name] for name in _COUNTED}) for row in rows
-            ]
+            for row in rows:
+                counts = {name: row[name] for name in _COUNTED}
+                removed.append(RemovedRows(run_id, **counts))
     write_run_records(output, done)
     return removed
 
@@ -228,16 +236,6 @@ def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
         for image in images.select(["height", "width"]).to_pylist():
             sums.megapixels += (image["height"] or 0) * (image["width"] or 0) / 1e6
     return by_run
-
-
-def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
-    """Return the fields of a record for a removal that begins."""
-    removed_at = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [
-        {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
-        for rows in sums.rows.values()
-    ]
-    return {"uri_sha256": sorted(hashes), "rows": rows}
 
 
 def _lowered(record: Mapping[str, Any], sums: _RunSums) -> dict[str, Any]:

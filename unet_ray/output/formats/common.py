@@ -96,7 +96,9 @@ def take_outlines(
     check_region_count(row, len(regions), notes)
     sides = row["height"], row["width"]
     sound, outlines = find_outlines(regions["geometry"].to_pylist(), *sides, notes)
-    return (regions if len(sound) == len(regions) else regions.take(sound)), outlines
+    if len(sound) < len(regions):
+        regions = regions.take(sound)
+    return regions, outlines
 
 
 def check_region_count(row: Mapping[str, Any], num_regions: int, notes: Counter[str]) -> None:
@@ -183,9 +185,9 @@ def add_classes(classes: dict[int, str], shard: Tables) -> None:
         InputError: A class id has several names, or a name several ids.
     """
     numbers = {name: number for number, name in classes.items()}
-    for number, name in set(
-        zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)
-    ):
+    class_ids = shard.masks["class_id"].to_pylist()
+    class_names = shard.masks["class_name"].to_pylist()
+    for number, name in set(zip(class_ids, class_names, strict=True)):
         is_new = name not in numbers and number not in classes
         if not is_new and (numbers.get(name), classes.get(number)) != (number, name):
             raise InputError(
@@ -193,4 +195,5 @@ def add_classes(classes: dict[int, str], shard: Tables) -> None:
                 "models; give --date of a run with one model, or let the newer model do all images "
                 "first"
             )
-        classes[number], numbers[name] = name, number
+        classes[number] = name
+        numbers[name] = number

@@ -246,14 +246,16 @@ def _store_rows(
         The stored rows.
     """
     kept = [*columns, "date"]
-    read = [name for name in SCHEMAS[table].names if name in {*columns, *SOUND_COLUMNS[table]}]
+    needed = {*columns, *SOUND_COLUMNS[table]}
+    read = [name for name in SCHEMAS[table].names if name in needed]
 
     def select() -> Iterator[pa.Table]:
         """Yield the sound rows of each shard."""
         for _, rows in shards.iterate(table, read):
             sound = rows.filter(SOUND_ROWS[table])
             if len(sound) < len(rows):
-                unsound[table, rows["date"][0].as_py()] += len(rows) - len(sound)
+                date = rows["date"][0].as_py()
+                unsound[table, date] += len(rows) - len(sound)
             yield sound.select(kept).cast(schema)
 
     # a null in a file that another program wrote is no reason to refuse the file
@@ -344,11 +346,13 @@ def _estimate_dates(
         "measured",
         "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions",
     )
-    sums = {(row["date"], row["class_id"]): row for row in database.table(_SUM_REGIONS).to_pylist()}
+    rows = database.table(_SUM_REGIONS).to_pylist()
+    sums = {(row["date"], row["class_id"]): row for row in rows}
     nothing: dict[str, float] = defaultdict(float)
     is_sized = database.value("SELECT count(*) FROM pixel_areas") > 0
-    return {
-        date: {
+    by_date = {}
+    for date, num_images in images.items():
+        by_date[date] = {
             number: _estimate_figures(
                 masks=pixels.get((date, number), nothing),
                 regions=sums.get((date, number), nothing),
@@ -357,8 +361,7 @@ def _estimate_dates(
             )
             for number in classes
         }
-        for date, num_images in images.items()
-    }
+    return by_date
 
 
 def _estimate_figures(
@@ -410,7 +413,9 @@ def _estimate_ratio(sums: dict[str, float], top: str, bottom: str) -> Estimate |
     if not sums[bottom]:
         return None
     ratio = sums[top] / sums[bottom]
-    squares = sums[top + top] - 2 * ratio * sums[top + bottom] + ratio**2 * sums[bottom + bottom]
+    squares = sums[top + top]
+    squares -= 2 * ratio * sums[top + bottom]
+    squares += ratio**2 * sums[bottom + bottom]
     return Estimate(ratio, math.sqrt(max(0.0, squares)) / sums[bottom])
 
 
