@@ -147,8 +147,8 @@ def _remove_images(
     absent = [uri for uri in wanted if hash_uri(uri) not in present]
     if absent:
         raise InputError(
-            f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give URIs as "
-            "the column image_uri has them"
+            f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give the "
+            "URI as it appears in the column image_uri"
         )
     hashes = {hash_uri(uri) for uri in wanted}
     found = select_images(found, hashes)

@@ -335,7 +335,7 @@ def image_masks(
         except ValueError as error:
             raise InputError(
                 f"{image_uri}: the mask of {row['class_name']} is damaged: {error}; "
-                "verify names all damaged files"
+                "run unet-ray verify to list all damaged files"
             ) from None
         # the place of the piece in the window, which it may leave on all sides
         top = row["top"] - wanted.top
@@ -396,7 +396,10 @@ def image_objects(
         of_class = regions.filter(pc.field("class_name") == name)
         outlines = parse_wkb(of_class["geometry"].to_pylist())
         if shapely.is_missing(outlines).any():
-            raise InputError(f"{image_uri}: a damaged outline of {name}; run unet-ray verify")
+            raise InputError(
+                f"{image_uri}: the outline of a region of {name} is damaged; run unet-ray verify "
+                "to list all damaged files"
+            )
         labels[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
     return labels
 
@@ -415,6 +418,6 @@ def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[p
     has_columns = 0 <= wanted.left < wanted.right <= width
     if not (has_rows and has_columns):
         raise InputError(
-            f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px"
+            f"{image_uri}: the window {wanted} extends beyond the image of {width}×{height} px"
         )
     return rows, wanted

@@ -129,7 +129,7 @@ def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]
     if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
         yield "region ids are not 1 to n in order"
     if not all(0 < r["score"] <= r["score_max"] <= 1 for r in regions):
-        yield "a region whose score is not above 0 and at most score_max, or score_max is above 1"
+        yield "a region that breaks 0 < score ≤ score_max ≤ 1"
     if not masks:
         yield "a successful image without masks rows"
     for pieces in _group_by_class(masks).values():
@@ -179,7 +179,7 @@ def _check_pixels(
                 yield "run lengths that do not decode to their size"
                 return
             if int(mask.sum()) != piece["area"]:
-                yield "a masks row whose area is not that of its run lengths"
+                yield "a masks row whose area differs from that of its run lengths"
             if check:
                 top, left = piece["top"], piece["left"]
                 box = Box(top, left, top + piece["height"], left + piece["width"])
@@ -276,7 +276,7 @@ class _SeparatedCheck:
         }
         for name, is_equal in agree.items():
             if not is_equal:
-                yield f"a region whose {name} is not its outline's"
+                yield f"a region whose {name} differs from its outline's"
         yield from _check_scores(rows, self._filter)
 
 
@@ -295,7 +295,7 @@ def _group_by_class(rows: list[Row]) -> dict[int, list[Row]]:
 def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     """Yield the differences between the regions rows of a class and the regions of its mask."""
     if len(rows) != len(expected):
-        yield "a number of regions that is not its mask's"
+        yield "a number of regions that differs from its mask's"
         return
     touches_border = [row["touches_border"] for row in rows]
     agree = {
@@ -307,7 +307,7 @@ def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     }
     for name, is_equal in agree.items():
         if not is_equal:
-            yield f"a region whose {name} is not its mask's"
+            yield f"a region whose {name} differs from its mask's"
 
 
 def _list_boxes(rows: list[Row]) -> NDArray[np.float64]:

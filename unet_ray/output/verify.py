@@ -41,14 +41,14 @@ _logger = logging.getLogger("unet_ray")
 _EXAMPLES = 3
 """Number of examples kept of each kind of breach."""
 _NO_TABLE = (
-    "a file that is damaged, or not a table of its schema (bring it back, or prune.py --damaged "
-    "removes its shard)"
+    "a file that is damaged, or does not fit its schema (restore it, or remove its shard with "
+    "unet-ray prune --damaged)"
 )
 _FOREIGN = "a file that is not a shard (move it away)"
 _UNCHECKED = "a shard whose rows cannot be checked"
 _LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
 _UNKNOWN = (
-    "a file without its images file, of a run that no record calls unfinished (prune.py "
+    "a file without its images file, of a run that no record calls unfinished (unet-ray prune "
     "--leftovers removes it)"
 )
 _HALF_PRUNED = "a run whose removal has begun but not finished (the next run or prune finishes it)"
@@ -104,7 +104,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         lock = read_lock(output)
     except InputError:
         lock = None
-        result.add([Problem("a lock that is not of unet_ray", "_lock.json")])
+        result.add([Problem("a lock file that unet_ray did not write", "_lock.json")])
     holder = lock["run_id"] if lock else None  # its open shards are not leftovers
     result.add(_check_files(inventory, holder))
     images = sorted(entry.path for entry in inventory.images)
@@ -205,7 +205,7 @@ def _check_shard_at(
     except Exception as error:  # values that no rule foresees
         problems = [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
     foreign = set(tables["images"]["run_id"].to_pylist()) - {shard_run_id(path)}
-    problems += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
+    problems += [Problem("rows of a run other than the file's", f"images/{path}") for _ in foreign]
     return Counter({name: table.num_rows for name, table in tables.items()}), problems
 
 
@@ -269,9 +269,7 @@ def _check_ledger(
         if run_id in uncounted:
             continue
         if record["status"] == "done" and recorded_images(record) != written.get(run_id, 0):
-            yield Problem(
-                "a run record whose counts are not those of its rows", f"runs/{run_id}.json"
-            )
+            yield Problem("a run record whose counts differ from its rows", f"runs/{run_id}.json")
 
 
 def _check_archive(
@@ -289,7 +287,7 @@ def _check_archive(
     )
     newest = next(kept, None)
     if newest is None:
-        yield Problem("no run record, so that the model of the tables is unknown", "runs/")
+        yield Problem("no run record, so the model of the tables is unknown", "runs/")
         return
     digests = newest["model_digest"], newest["config_digest"]
     open_ledger(database, inventory.output, inventory.images, *digests)

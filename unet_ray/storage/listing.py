@@ -193,12 +193,12 @@ class FileScan:
             return None
         if self._suffixes is None:
             return (
-                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty, "
-                "longer than 8192 bytes or not UTF-8"
+                f"{self.named}: {self.nameless} rows are left out because their image_uri is null, "
+                "empty, longer than 8192 bytes or not UTF-8"
             )
         return (
-            f"{self.named}: {self.nameless} images are left out, whose file names are not UTF-8, "
-            f"the first is {self._first_nameless}; rename them"
+            f"{self.named}: {self.nameless} images are left out because their file names are not "
+            f"UTF-8, the first is {self._first_nameless}; rename them"
         )
 
     def _leave_out_other_kinds(self, files: pa.RecordBatch) -> pa.RecordBatch:
@@ -247,7 +247,7 @@ class FileScan:
         is_file = pc.not_equal(files["etag"], "")  # not a link to nothing
         if pc.any(pc.and_(pc.is_null(modified_s), is_file)).as_py():
             raise InputError(
-                f"{self.named}: this store does not tell when files were modified; run without "
+                f"{self.named}: this store does not state when files were modified; run without "
                 "--min-age"
             )
         is_old = pc.less_equal(modified_s, self._latest_s)
@@ -302,8 +302,8 @@ def scan_files(
     is_manifest = uri.endswith(".parquet")
     if is_manifest and selection.min_age_s is not None:
         raise InputError(
-            f"{named}: a manifest does not tell when files were modified; leave young ones out of "
-            "it, and run without --min-age"
+            f"{named}: a manifest does not state when files were modified; leave recent files "
+            "out of it and run without --min-age"
         )
     links = Links(roots.follow_links)
     with _as_input_errors(named):
@@ -356,7 +356,8 @@ def list_files(
 def listed_twice(named: str, num_uris: int, first: str) -> InputError:
     """Return the error for a manifest that names files more than once."""
     return InputError(
-        f"{named}: {num_uris} URIs are listed twice, the first is {first}; list each once"
+        f"{named}: {num_uris} URIs are listed more than once, the first is {first}; list each "
+        "only once"
     )
 
 
@@ -393,9 +394,8 @@ def _find_by_glob(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
     if not root.exists():
         raise FileNotFoundError(uri)
     wanted = uri.removeprefix(fixed).lstrip("/")
-    pattern = re.compile(glob_translate(wanted))
-
     parts = wanted.split("/")
+    pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
         """Tell whether the glob matches a file, or a link to nothing may hide files that match."""

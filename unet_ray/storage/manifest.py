@@ -134,8 +134,8 @@ class Manifest:
             others = files.filter(is_elsewhere)
             if len(others):
                 raise InputError(
-                    f"{others[0]}: a manifest names files of one store only, this one began with "
-                    f"{root.uri}"
+                    f"{others[0]}: not on the same store as {root.uri}, the first file of this "
+                    "manifest; write one manifest for each store"
                 )
             yield _make_batch(batch, names, uris, root)
 
@@ -220,7 +220,7 @@ class Manifest:
             some = self._resolve(_to_texts(batch["image_uri"]))
             some = some.filter(_are_files(some))
             gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
-        raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+        raise InputError(f"{self.named}: {gate.stopped} images are {gate.reason}")
 
 
 def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -279,11 +279,11 @@ def _check_column(
 ) -> None:
     times = len(schema.get_all_field_indices(name))
     if times > 1:
-        raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
+        raise InputError(f"{uri}: the manifest has {times} columns named {name}; keep one")
     kind = schema.field(name).type
     if not is_usable(_value_type(kind)):
         raise InputError(
-            f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
+            f"{uri}: the column {name} of the manifest has the type {kind}; write it as {remedy}"
         )
 
 

@@ -134,7 +134,7 @@ class Storage:
     def _backend(self) -> Backend:
         scheme = uri_scheme(self.uri)
         if scheme not in _BACKENDS:
-            raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
+            raise InputError(f"{redact(self.uri)}: {scheme}:// is not supported")
         if scheme == "file":
             if self.uri.startswith("file://"):  # a name in data that is not a path: say why
                 normalise_uri(self.uri, _BACKENDS)
@@ -393,9 +393,9 @@ class Storage:
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else self.uri_of(path)
             raise ListingError(
-                f"{named}: not everything in this folder can be listed "
-                f"({error.strerror or error}); files that were not seen are not taken for deleted: "
-                "make it readable, or mount it, and run again"
+                f"{named}: this folder cannot be listed completely "
+                f"({error.strerror or error}); files that were not listed do not count as deleted; "
+                "make the folder readable or mount it, and run again"
             ) from error
 
     def check_writable(self, size: int = _TEST_BYTES) -> None:
@@ -421,7 +421,7 @@ class Storage:
             if is_disk_full(error):
                 raise UnetRayError(one_line(error)) from error
             raise InputError(
-                f"{self.uri}: cannot be written ({error}); check the URI and the credentials"
+                f"{self.uri}: cannot be written to ({error}); check the URI and the credentials"
             ) from None
 
     def _retry(self, uri: str, operation: Callable[[], Result]) -> Result:
@@ -430,7 +430,7 @@ class Storage:
 
 def dangling_link(uri: str) -> ListingError:
     """Return the error for a link to nothing: a file or a whole folder may be missing."""
-    return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
+    return ListingError(f"{uri}: a link to nothing; mount its target or remove the link")
 
 
 def is_allowed(uri: str) -> bool:

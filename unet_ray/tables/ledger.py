@@ -172,7 +172,7 @@ def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storag
     except OSError as error:
         raise InputError(f"{named}: the tables cannot be read: {error}") from None
     if not is_there:
-        raise InputError(f"{named}: no tables here (images/); check --tables")
+        raise InputError(f"{named}: no tables here (there is no folder images/); check --tables")
     return output
 
 

@@ -77,7 +77,9 @@ def read_parquet(
         stored = footer.schema.to_arrow_schema()
         for field in stored:
             if _makes_objects(field.type):
-                raise DamagedFileError(f"its column {field.name!r} is of the type {field.type}")
+                raise DamagedFileError(
+                    f"its column {field.name!r} has the type {field.type}, which is not read"
+                )
         if columns is None:
             columns = stored
         else:
@@ -143,7 +145,7 @@ def _check_digest(file: SeekableFile) -> None:
     digest = end[len(_MARK) : _DIGEST_BYTES]
     footer = end[_DIGEST_BYTES:]
     if end.startswith(_MARK) and sha256(footer).digest() != digest:
-        raise DamagedFileError("the footer is not what was written")
+        raise DamagedFileError("the footer does not match its digest")
 
 
 def _footer_bytes(end: bytes) -> int:
@@ -168,9 +170,9 @@ def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> Non
     if set(names).isdisjoint(columns.names):
         raise DamagedFileError(f"it has none of the columns {', '.join(columns.names)}")
     unknown = sorted(set(names) - set(schema.names))
-    missing = set(schema.names) - set(names)
+    missing = sorted(set(schema.names) - set(names))
     if unknown and missing:
-        raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
+        raise DamagedFileError(f"it has an unknown column {unknown[0]!r} and lacks {missing[0]!r}")
 
 
 def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:

@@ -166,8 +166,8 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
     for run_id in {shard_run_id(path) for path in found}:
         if f"runs/{run_id}.json" in inventory.unreadable:
             raise InputError(
-                f"{output.uri}/runs/{run_id}.json: not a readable run record, which must say what "
-                "is removed; restore or delete it, then prune again"
+                f"{output.uri}/runs/{run_id}.json: not a readable run record, but it must list "
+                "what is removed; restore or delete it, then prune again"
             )
     sums = _sum_up(inventory, found)
     names = _removed_names(found)

@@ -40,8 +40,8 @@ _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
 _GROUP_BYTES = 2**21
 """Size of the outlines (WKB) encoded together (bytes); a larger image is encoded alone."""
-_TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
-_TOO_LONG = "regions left out: outlines too long to become run lengths, give --polygons"
+_TOO_LARGE = "images left out: too large for COCO's run lengths (2^32 px), give --polygons"
+_TOO_LONG = "regions left out: outlines too long for run lengths, give --polygons"
 
 
 def write_coco(

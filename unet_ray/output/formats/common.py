@@ -156,7 +156,7 @@ def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResul
             most_size=_UNWRITTEN_BYTES,
         ):
             if not is_written:
-                result.notes["images left out: a file of such a name cannot be written here"] += 1
+                result.notes["images left out: the output cannot hold a file of that name"] += 1
                 continue
             result.count(images=1, files=1, regions=file.regions)
             if file.note:
@@ -191,9 +191,9 @@ def add_classes(classes: dict[int, str], shard: Tables) -> None:
         is_new = name not in numbers and number not in classes
         if not is_new and (numbers.get(name), classes.get(number)) != (number, name):
             raise InputError(
-                f"class {number} is {name} in some rows and not in others: they are of several "
-                "models; give --date of a run with one model, or let the newer model do all images "
-                "first"
+                f"class {number} is {name} in some rows and not in others: the rows come from "
+                "several models; give a --date with rows of one model, or first segment all images "
+                "with the newer model"
             )
         classes[number] = name
         numbers[name] = number

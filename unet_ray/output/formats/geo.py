@@ -46,7 +46,7 @@ _READS = 16
 """Number of images whose headers are fetched in parallel; one process decodes them in turn."""
 _AHEAD_BYTES = 2**26
 """Size of the regions of images whose places are read ahead (bytes); a larger image goes alone."""
-_UNREADABLE = "images whose place on the map cannot be read: gone, damaged, or no answer"
+_UNREADABLE = "images whose place on the map cannot be read: missing, damaged or unreachable"
 _FEATURE = [
     "image_uri",
     "region_id",
@@ -224,7 +224,7 @@ class _RowsOnMaps:
 
 def _note_not_opened(result: ExportResult, gate: Gate) -> None:
     if gate.stopped:
-        result.notes[f"images not looked at for their place on the map: {gate.reason}"] = (
+        result.notes[f"images not opened to read their place on the map: {gate.reason}"] = (
             gate.stopped
         )
 

@@ -53,7 +53,9 @@ def _draw_files(
     for shard in shards:
         add_classes(classes, shard)
         if max(classes, default=0) > _MAX_CLASS_ID:
-            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MAX_CLASS_ID}")
+            raise InputError(
+                f"class id {max(classes)} is too large: a palette image holds 1 to {_MAX_CLASS_ID}"
+            )
         palette = [0, 0, 0] * 256
         for index, number in enumerate(sorted(classes)):
             palette[3 * number : 3 * number + 3] = class_colour(index)

@@ -290,7 +290,7 @@ def _find_date(database: Workspace, images: pds.Dataset, output: Storage, date: 
     chosen = date or max(dates, default="")
     if chosen not in dates:
         raise InputError(
-            f"{output.uri}: no images of --date {chosen}; there are "
+            f"{output.uri}: no images of --date {chosen}; dates with images: "
             f"{', '.join(sorted(dates)) or 'none'}"
         )
     return chosen

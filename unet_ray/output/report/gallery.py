@@ -169,7 +169,7 @@ def draw_gallery(
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
     if gate.stopped:
-        problems.append(f"{gate.stopped} images {gate.reason}")
+        problems.append(f"{gate.stopped} images are {gate.reason}")
     return [cards[place] for place in sorted(cards)], problems
 
 
@@ -347,7 +347,7 @@ def _fetch_image(
         ImageError: The image cannot be read any more.
     """
     if known is None:
-        raise ImageError("missing", "the date has no successful row of this image")
+        raise ImageError("missing", "this image has no successful row on the date of the report")
     file, key = split_uri(uri)
     try:
         access = roots.open(file)
@@ -355,7 +355,7 @@ def _fetch_image(
     except (OSError, InputError) as error:
         raise ImageError("missing", f"the file cannot be read: {error}") from None
     if entry.size != known["image_bytes"]:
-        raise ImageError("changed", "the file is not the one that was segmented")
+        raise ImageError("changed", "the file has changed since it was segmented")
     place = find_place(finder, access, entry, key)
     data = None
     if known["height"] * known["width"] <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
@@ -394,7 +394,7 @@ class _OpenImage:
             return
         self._pixels = self._show(decoder.decode(fetched.data))
         if self._pixels.shape[:2] != (self.height, self.width):
-            raise ImageError("changed", "the image does not have the size that was segmented")
+            raise ImageError("changed", "the size of the image has changed since it was segmented")
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
         """Return the first three channels that the network took, or one if it took fewer."""

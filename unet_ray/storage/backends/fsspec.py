@@ -48,7 +48,7 @@ class _WholeObjects(pyarrow.fs.FSSpecHandler):
 class FsspecBackend(Backend):
     """A store behind fsspec's general interface."""
 
-    refusal = "that there is a file"
+    refusal = "that the file exists"
     """Answer to a conditional write if the file exists, for messages."""
 
     @property
@@ -107,8 +107,8 @@ class FsspecBackend(Backend):
                 continue  # another writer was faster; the next check finds its file
             return
         raise OSError(
-            f"the store answers {self.refusal} although nothing is there; choose a place on "
-            "another store, or have this one repaired"
+            f"the store answers {self.refusal} although there is no file; choose another "
+            "store, or have this one repaired"
         )
 
     def _write_if_absent(self, uri: str, data: bytes) -> None:

@@ -100,7 +100,9 @@ class LocalBackend(Backend):
             real = os.path.realpath(uri)
         if not any(is_below(real, folder) for folder in self._within):
             file.close()
-            raise OutsideError(errno.EACCES, f"it really is {real}, out of what was listed", uri)
+            raise OutsideError(
+                errno.EACCES, f"its real path is {real}, outside the listed folders", uri
+            )
         return file
 
     def write(self, uri: str, data: bytes) -> None:

@@ -54,7 +54,9 @@ class CaBundle:
                 f"{named} {path}: cannot be read ({error.strerror}); name a file of certificates"
             ) from None
         if b"-----BEGIN " not in text:
-            raise InputError(f"{named} {path}: no certificate in it; name a file in PEM format")
+            raise InputError(
+                f"{named} {path}: it contains no certificate; name a file in PEM format"
+            )
         return CaBundle(sha256(text).hexdigest(), text)
 
     def find_path(self) -> str:
