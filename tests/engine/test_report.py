@@ -227,7 +227,7 @@ def test_a_rotated_image_has_a_picture_and_a_changed_one_has_none(
     known = {"height": 40, "width": 30, "image_bytes": Path(uri).stat().st_size}
     opened = open_image(uri, known, decoder, tmp_path)
     assert opened.read(Box(0, 0, 40, 30)).shape == (40, 30, 3)
-    with pytest.raises(ImageError, match="not the one that was segmented"):
+    with pytest.raises(ImageError, match="the file has changed since it was segmented"):
         open_image(uri, known | {"image_bytes": 7}, decoder, tmp_path)
     decoder.close()
 

@@ -141,12 +141,12 @@ DAMAGES = {
     "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", is_any),
     "area differs from that of its run lengths": change("masks", "area", lambda px: px + 1, is_any),
     "whose area differs from its mask's": change("regions", "area", lambda px: px + 1, is_any),
-    "whose box is not": change(
+    "whose box differs": change(
         "regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, is_any
     ),
-    "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, is_any),
-    "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", is_any),
-    "whose touches_border is not": change("regions", "touches_border", lambda b: not b, is_any),
+    "whose centroid differs": change("regions", "centroid_x", lambda x: x + 0.25, is_any),
+    "whose outline differs": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", is_any),
+    "whose touches_border differs": change("regions", "touches_border", lambda b: not b, is_any),
     "a failed image without error": change(
         "images", "error", lambda _: "", lambda row: not is_good(row)
     ),
