@@ -275,9 +275,7 @@ def test_tables_do_not_choose_what_a_report_opens(place: Path, tmp_path: Path) -
         assert sent == []
     assert made.pictures == 0
     (problem,) = made.problems
-    assert re.match(
-        r"\d images are at places that are never opened, for example http://127.0", problem
-    )
+    assert re.match(r"\d images at places that are never opened, for example http://127.0", problem)
 
 
 def test_a_picture_needs_a_folder_of_the_run_on_the_store_of_the_tables(
@@ -296,8 +294,8 @@ def test_a_picture_needs_a_folder_of_the_run_on_the_store_of_the_tables(
     (problem,) = made.problems
     flag = f"--image-roots {tmp_path}/archive_of_others"
     assert re.fullmatch(
-        rf"\d images are not below {place}/archive, for example "
-        rf"{tmp_path}/archive_of_others/3-\d.png; to open them, give {flag}",
+        rf"\d images not below {place}/archive, for example {tmp_path}/archive_of_others/3-\d.png; "
+        rf"to open them, give {flag}",
         problem,
     )
     assert f"No picture of {problem}" in (tmp_path / "x.html").read_text()

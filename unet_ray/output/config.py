@@ -95,7 +95,7 @@ class PruneConfig:
     """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
     requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     model_digest: str | None = None
-    """Remove rows of this model: its digest, or at least the first eight digits of it."""
+    """Remove rows of this model: its digest, or at least its first eight digits."""
     first_date: str | None = None
     """Remove rows of partitions from this day on, YYYY-MM-DD."""
     last_date: str | None = None

@@ -27,7 +27,7 @@ class OutputFile:
         Args:
             flag: Flag that names the file.
             uri: URI of the file.
-            options: Options of its store; None: there are none.
+            options: Options of its store; None: no options.
 
         Raises:
             InputError: The URI names a folder, or its folder cannot be written to.

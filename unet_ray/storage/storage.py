@@ -105,7 +105,7 @@ class Storage:
 
         Args:
             uri: Path or URI.
-            options: Options of its store, which override the variables; None: there are none.
+            options: Options of its store, which override the variables; None: no options.
 
         Raises:
             InputError: The scheme is not allowed, its package is not installed, the URI is not
@@ -202,7 +202,7 @@ class Storage:
 
         Args:
             path: Path of the file.
-            limit: Largest size of the file (bytes); None: there is none.
+            limit: Largest size of the file (bytes); None: no limit.
 
         Raises:
             FileTooLargeError: The store says that the file is longer than `limit`.
@@ -224,7 +224,7 @@ class Storage:
         Args:
             offset: First byte.
             size: Number of bytes; None: all that are left.
-            limit: Largest size of a file that is read whole (bytes); None: there is none.
+            limit: Largest size of a file that is read whole (bytes); None: no limit.
 
         Raises:
             FileTooLargeError: The store says that the file is longer than `limit`.
@@ -281,13 +281,13 @@ class Storage:
         return self._retry(uri, lambda: self._backend.create(uri, data))
 
     def delete(self, path: str) -> None:
-        """Remove a file; a missing one is no error."""
+        """Remove a file; a missing one is not an error."""
         uri = self.uri_of(path)
         with suppress(FileNotFoundError):
             self._retry(uri, lambda: self._backend.delete(uri))
 
     def delete_all(self, paths: Iterable[str]) -> None:
-        """Remove files in parallel, in no particular order; missing ones are no error.
+        """Remove files in parallel, in no particular order; missing ones are not an error.
 
         Each takes a request, because stores differ on requests that delete many objects at once.
         """
@@ -296,7 +296,7 @@ class Storage:
                 pass
 
     def delete_folder(self, path: str) -> None:
-        """Remove all files below a folder; a missing folder is no error.
+        """Remove all files below a folder; a missing folder is not an error.
 
         A link is removed, but not the file or folder that it leads to.
         """

@@ -153,7 +153,7 @@ def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storag
 
     Args:
         uri: Output of segmentation; a storage has its own options.
-        options: Options of its store; None: there are none.
+        options: Options of its store; None: no options.
 
     Returns:
         Root of the tables.

@@ -168,7 +168,7 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
 
     Raises:
         InputError: A folder cannot be listed, the store does not return a record, or there are
-            other files. A damaged record is no error: it is `unreadable`.
+            other files. A damaged record is not an error: it is `unreadable`.
     """
     shards: dict[str, dict[str, FileEntry]] = {table: {} for table in TABLES}
     others = []

@@ -67,7 +67,7 @@ class ImageFile:
     regions: int = 0
     """Number of regions in it."""
     note: str = ""
-    """Note that counts the images of its kind; empty: there is none."""
+    """Note that counts the images of its kind; empty: no note."""
 
 
 def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:

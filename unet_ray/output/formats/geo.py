@@ -78,7 +78,7 @@ def write_geojson(
         shards: Current rows, shard by shard.
         names: File names of the images.
         output: Folder to write to.
-        gate: Says which images may be opened: the tables name them, whoever wrote those.
+        gate: Decides which images may be opened, since the tables that name them are not trusted.
 
     Returns:
         Counts of what was written.
@@ -133,7 +133,7 @@ def write_geoparquet(
         shards: Current rows, shard by shard.
         _: Unused; all formats have the same parameters.
         output: Folder to write to.
-        gate: Says which images may be opened: the tables name them, whoever wrote those.
+        gate: Decides which images may be opened, since the tables that name them are not trusted.
 
     Returns:
         Counts of what was written.

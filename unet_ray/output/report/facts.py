@@ -32,17 +32,14 @@ AREA_BINS_PER_DOUBLING = 2
 """Number of histogram bins from an area to its double."""
 SCORE_BINS = 20
 """Number of histogram bins from score 0 to 1."""
+MAX_CLASSES = 256
+"""Largest number of classes, each of which has charts; a mask of bytes has no more."""
 _EXAMPLES = 3
 """Number of images that are shown for each type of error."""
 _IS_CURRENT = "date = (SELECT max(date) FROM runs)"
 """SQL condition for rows of the report's date."""
 _MAX_EARLIER_DATES = 60
 """Maximum number of earlier dates that the date is compared with."""
-
-
-_MAX_CLASSES = 256
-"""Largest number of classes, each of which has charts; a mask of bytes has no more."""
-
 _IMAGE_COLUMNS = (
     "image_uri",
     "run_id",
@@ -200,7 +197,7 @@ def gather(database: Workspace, shards: CommittedShards, date: str | None) -> Fa
     mask_columns = ("date", "class_id", "class_name", "area", "height", "width")
     read("masks", masks.filter(rows), mask_columns)
     every_class, pixels = _sum_pixels(database)
-    classes = dict(islice(every_class.items(), _MAX_CLASSES))
+    classes = dict(islice(every_class.items(), MAX_CLASSES))
     regions = _store_rows(database, of_dates, "regions", _STORED_REGIONS, unsound).filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )

@@ -169,7 +169,7 @@ def draw_gallery(
             except ImageError as error:
                 problems.append(f"{uri}: {error.message}")
     if gate.stopped:
-        problems.append(f"{gate.stopped} images are {gate.reason}")
+        problems.append(f"{gate.stopped} images {gate.reason}")
     return [cards[place] for place in sorted(cards)], problems
 
 

@@ -50,7 +50,7 @@ class LocalBackend(Backend):
 
     Args:
         scheme: `file`.
-        options: Unused; there are none.
+        options: Unused.
         within: Real paths of the folders in which a file must lie to be opened for reading; None:
             anywhere.
     """
@@ -159,7 +159,7 @@ class LocalBackend(Backend):
 
 
 def delete_tree(path: str) -> None:
-    """Remove a folder and everything in it, hidden files too; a missing one is no error.
+    """Remove a folder and everything in it, hidden files too; a missing one is not an error.
 
     No link is followed, since it may lead to files of others.
     """
