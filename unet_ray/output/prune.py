@@ -90,10 +90,13 @@ def prune(config: PruneConfig) -> PruneResult:
             left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
         ]
         leftovers += inventory.half_written
-        damaged = find_damaged(inventory) if config.damaged else []
-        images = _remove_images(inventory, config, pending_hashes(inventory))
-        shards = sum(map(len, chosen.values()))
-        return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
+        return PruneResult(
+            runs=sorted(chosen),
+            shards=sum(map(len, chosen.values())),
+            leftovers=leftovers,
+            damaged=find_damaged(inventory) if config.damaged else [],
+            images=_remove_images(inventory, config, pending_hashes(inventory)),
+        )
     output.check_writable(0)
     with OutputLock(output, new_run_id()):
         inventory = take_inventory(output)
@@ -115,8 +118,13 @@ def prune(config: PruneConfig) -> PruneResult:
         chosen = _choose_runs(inventory, config)
         remove_runs(inventory, _describe_runs(inventory, chosen))
         images += _remove_images(inventory, config, finished)
-    shards = sum(map(len, chosen.values()))
-    return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
+    return PruneResult(
+        runs=sorted(chosen),
+        shards=sum(map(len, chosen.values())),
+        leftovers=leftovers,
+        damaged=damaged,
+        images=images,
+    )
 
 
 def _remove_images(

@@ -340,7 +340,9 @@ def image_masks(
         # the place of the piece in the window, which it may leave on all sides
         top = row["top"] - wanted.top
         left = row["left"] - wanted.left
-        inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
+        first_row = max(0, -top)
+        first_column = max(0, -left)
+        inside = piece[first_row : wanted.height - top, first_column : wanted.width - left]
         top = max(0, top)
         left = max(0, left)
         height, width = inside.shape

@@ -312,7 +312,8 @@ def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
 
 def _list_boxes(rows: list[Row]) -> NDArray[np.float64]:
     """Return the stated boxes of regions; (N, 4), xmin, ymin, xmax, ymax (px)."""
-    boxes = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    boxes = [[row["bbox"][side] for side in sides] for row in rows]
     return np.reshape(boxes, (-1, 4))
 
 

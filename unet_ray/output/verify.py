@@ -137,28 +137,25 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
         kind = f"an images file without its {table} file"
-        yield from (
-            Problem(kind, f"images/{path}")
-            for path in absent
-            if shard_run_id(path) not in half_pruned
-        )
-    yield from (
-        Problem("a run whose record counts images files that are missing", f"runs/{run_id}.json")
-        for run_id, paths in inventory.missing.items()
-        if any(path.startswith("images/") for path in paths)
-    )
+        for path in absent:
+            if shard_run_id(path) not in half_pruned:
+                yield Problem(kind, f"images/{path}")
+    for run_id, paths in inventory.missing.items():
+        if any(path.startswith("images/") for path in paths):
+            kind = "a run whose record counts images files that are missing"
+            yield Problem(kind, f"runs/{run_id}.json")
     for left in inventory.leftovers:
         if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
-    yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    for run_id in half_pruned:
+        yield Problem(_HALF_PRUNED, f"runs/{run_id}.json")
     for run_id, record in inventory.records.items():
         if REMOVING in record:
             yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
-    yield from (Problem(_FOREIGN, path) for path in inventory.others)
-    yield from (
-        Problem("a file in runs/ that is not a record of a run", path)
-        for path in inventory.unreadable
-    )
+    for path in inventory.others:
+        yield Problem(_FOREIGN, path)
+    for path in inventory.unreadable:
+        yield Problem("a file in runs/ that is not a record of a run", path)
 
 
 def _check_shards(
@@ -182,7 +179,8 @@ def _check_shards(
         try:
             yield path, *ray.get(done)
         except (WorkerCrashedError, OutOfMemoryError) as error:
-            yield path, Counter(), [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
+            problem = Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")
+            yield path, Counter(), [problem]
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
@@ -199,14 +197,16 @@ def _check_shard_at(
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # `_check_files` reports the missing file
         except (DamagedFileError, OSError, KeyError, ValueError, pa.ArrowException) as error:
-            return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
+            problem = Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")
+            return Counter(), [problem]
     try:
         problems = check_shard(tables, rules, pixels)
     except Exception as error:  # values that no rule foresees
         problems = [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
     foreign = set(tables["images"]["run_id"].to_pylist()) - {shard_run_id(path)}
     problems += [Problem("rows of a run other than the file's", f"images/{path}") for _ in foreign]
-    return Counter({name: table.num_rows for name, table in tables.items()}), problems
+    num_rows = {name: table.num_rows for name, table in tables.items()}
+    return Counter(num_rows), problems
 
 
 def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
@@ -256,14 +256,14 @@ def _check_ledger(
             "an image more than once in a run",
         ),
     ):
-        yield from (Problem(kind, uri) for uri in _query_uris(database, query))
+        for uri in _query_uris(database, query):
+            yield Problem(kind, uri)
     counts = database.table(
         "SELECT run_id, count(*) AS images FROM rows GROUP BY run_id"
     ).to_pylist()
     written = {row["run_id"]: row["images"] for row in counts}
-    yield from (
-        Problem("a run without a record", run_id) for run_id in written.keys() - records.keys()
-    )
+    for run_id in written.keys() - records.keys():
+        yield Problem("a run without a record", run_id)
     uncounted = {shard_run_id(path) for path in damaged}
     for run_id, record in records.items():
         if run_id in uncounted:

@@ -208,8 +208,9 @@ class Manifest:
             return name
         if not self.folder.is_local:
             return f"{self.folder.uri}/{name}"
+        path = os.path.join(self.folder.uri, name)
         # normalised: with two spellings, one file would be two images
-        return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
+        return os.path.normpath(path).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: pa.StringArray) -> None:
         """Raise InputError if a URI lies outside; the message counts all such rows."""

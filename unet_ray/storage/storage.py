@@ -392,10 +392,11 @@ class Storage:
             yield
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else self.uri_of(path)
+            reason = error.strerror or str(error)
             raise ListingError(
-                f"{named}: this folder cannot be listed completely "
-                f"({error.strerror or error}); files that were not listed do not count as deleted; "
-                "make the folder readable or mount it, and run again"
+                f"{named}: this folder cannot be listed completely ({reason}); files that were "
+                "not listed do not count as deleted; make the folder readable or mount it, and run "
+                "again"
             ) from error
 
     def check_writable(self, size: int = _TEST_BYTES) -> None:

@@ -193,7 +193,8 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
         if REMOVING in record:
             rest = dict(record)
             rows = rest.pop(REMOVING)["rows"]
-            done[run_id] = rest | {REMOVED: [*rest.get(REMOVED, []), *rows]}
+            earlier = rest.get(REMOVED, [])
+            done[run_id] = rest | {REMOVED: [*earlier, *rows]}
             for row in rows:
                 counts = {name: row[name] for name in _COUNTED}
                 removed.append(RemovedRows(run_id, **counts))
@@ -276,11 +277,10 @@ def _without_mentions(record: Mapping[str, Any], names: Collection[str]) -> dict
     cleaned = dict(record)
     messages = record.get("error_messages")
     if isinstance(messages, dict):
-        cleaned["error_messages"] = {
-            message: count
-            for message, count in messages.items()
-            if not any(name in message for name in names)
-        }
+        cleaned["error_messages"] = {}
+        for message, count in messages.items():
+            if not any(name in message for name in names):
+                cleaned["error_messages"][message] = count
     groups = record.get("set_aside")
     if isinstance(groups, list):
         starts = tuple(f"{name}#" for name in names)

@@ -72,7 +72,8 @@ class ImageNames:
         file, key = split_uri(uri)
         if key != WHOLE:
             file_path = self._path(file)
-            part = image_uri("", key).translate({ord("#"): None, ord("="): None, ord(","): "_"})
+            marks = {ord("#"): None, ord("="): None, ord(","): "_"}
+            part = image_uri("", key).translate(marks)
             path = None if file_path is None else f"{file_path}.{part}"
         elif path is not None and _PLANE.search(path):
             path = None  # the name of a plane of a stack
@@ -87,7 +88,8 @@ class ImageNames:
         )
         if is_ordinary:
             return f"{path}{suffix}"
-        return f"{self._escape(uri, path or self._path(uri) or uri)}{suffix}"
+        escaped = self._escape(uri, path or self._path(uri) or uri)
+        return f"{escaped}{suffix}"
 
     def _path(self, uri: str) -> str | None:
         """Return the path of a URI below the root; None if it is not below it."""

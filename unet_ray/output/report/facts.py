@@ -286,10 +286,8 @@ def _find_date(database: Workspace, images: pds.Dataset, output: Storage, date: 
     dates = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
     chosen = date or max(dates, default="")
     if chosen not in dates:
-        raise InputError(
-            f"{output.uri}: no images of --date {chosen}; dates with images: "
-            f"{', '.join(sorted(dates)) or 'none'}"
-        )
+        known = ", ".join(sorted(dates)) or "none"
+        raise InputError(f"{output.uri}: no images of --date {chosen}; dates with images: {known}")
     return chosen
 
 

@@ -136,7 +136,13 @@ def draw_gallery(
     def fetch(uri: str) -> _FetchedImage | ImageError:
         """Fetch an image; return the error of one that cannot be read."""
         try:
-            return _fetch_image(uri, files.get(uri), finder, gate.roots, channels)
+            return _fetch_image(
+                uri=uri,
+                known=files.get(uri),
+                finder=finder,
+                roots=gate.roots,
+                channels=channels,
+            )
         except ImageError as error:
             return error
 
