@@ -183,5 +183,5 @@ def test_files_that_cannot_be_written_are_named_before_anything_is_read(
     (tmp_path / "out").write_text("a file where a folder should be")
     with pytest.raises(InputError, match="/out: no permission to write here"):
         evaluate(config)
-    with pytest.raises(InputError, match="--output .*/results/: a folder; name a file"):
+    with pytest.raises(InputError, match="--output .*/results/: this is a folder; name a file"):
         evaluate(replace(config, output=f"{tmp_path}/results/"))

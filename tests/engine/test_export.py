@@ -173,7 +173,7 @@ def test_tables_do_not_choose_which_files_an_export_opens(
     )
     config = ExportConfig(tables=str(tables), format=format, output=f"{tmp_path}/out")
     note = (
-        f"images not looked at for their place on the map: not below {place}/archive, for example "
+        f"images not opened to read their place on the map: not below {place}/archive, for example "
         f"{tmp_path}/others/map.tif; to open them, give "
     )
     flag = f"--image-roots {place}/archive,{tmp_path}/others"  # the stack is in the archive
@@ -221,7 +221,7 @@ def test_tables_of_several_models_are_not_mixed(place: Path, tmp_path: Path) -> 
         rows.set_column(rows.column_names.index("class_name"), "class_name", names), file
     )
     for format, output in (("coco", "all.json"), ("png", "labels")):
-        with pytest.raises(InputError, match="they are of several models"):
+        with pytest.raises(InputError, match="the rows come from several models"):
             export(
                 ExportConfig(
                     tables=f"{tmp_path}/tables", format=format, output=f"{tmp_path}/{output}"
@@ -237,7 +237,8 @@ def test_what_a_format_cannot_hold_is_reported(
     coco = ExportConfig(tables=f"{place}/tables", format="coco", output=f"{tmp_path}/all.json")
     result = export(coco)
     assert result.images == 2
-    assert result.notes["images left out: COCO's run lengths end at 2^32 px, give --polygons"] == 3
+    too_large = "images left out: too large for COCO's run lengths (2^32 px), give --polygons"
+    assert result.notes[too_large] == 3
     result = export(ExportConfig(tables=f"{place}/tables", format="png", output=f"{tmp_path}/png"))
     assert result.images == 2
     assert result.notes["images left out: larger than 2000 px"] == 3

@@ -117,7 +117,7 @@ def test_a_local_listing_that_fails_ends_the_run_and_changes_nothing(
             with (
                 failing_scandir(number, _CODES[number % 3]),
                 # masks and regions are listed side by side, in either order
-                pytest.raises(InputError, match=f"{root}/.*: not everything in this folder can be"),
+                pytest.raises(InputError, match=f"{root}/.*: this folder cannot be listed"),
             ):
                 segment(config)
     check_nothing_changed_and_go_on(config, before)
@@ -187,7 +187,7 @@ def test_a_folder_that_may_not_be_read_ends_the_run_with_exit_code_2(
     )
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith(
-        f"error: {closed}: not everything in this folder can be listed (Permission"
+        f"error: {closed}: this folder cannot be listed completely (Permission"
     )
     closed.chmod(0o755)
     check_nothing_changed_and_go_on(config, before)

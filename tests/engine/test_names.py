@@ -55,8 +55,9 @@ def test_names_are_true_in_tables_and_escaped_on_a_terminal(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 images listed: 7 new" in done.stdout
     assert "1 other files" in done.stdout
-    assert "1 images are left out, whose file names are not UTF-8, the first is b\\xff.png" in (
-        done.stdout
+    assert (
+        "1 images are left out because their file names are not UTF-8, the first is b\\xff.png"
+        in done.stdout
     )
     assert read_rows(tables) == {f"{archive}/{name}": None for name in names} | {
         f"{archive}/bad{HOSTILE}.png": "unreadable"
@@ -112,7 +113,7 @@ def test_rows_of_a_manifest_that_cannot_be_read_are_error_rows(
     )
     closed.chmod(0o755)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 rows are left out, whose image_uri is null, empty, longer" in done.stdout
+    assert "2 rows are left out because their image_uri is null, empty, longer" in done.stdout
     assert "\0" not in done.stdout
     rows = read_rows(tables)
     assert rows == {f"{archive.uri}/{name}": error for name, error in errors.items()}

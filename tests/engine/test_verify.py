@@ -127,7 +127,7 @@ OTHER_MASK = encode_rle(np.eye(5, dtype=bool))
 DAMAGES = {
     "region_count is not the number": change("images", "region_count", lambda n: n + 1, is_good),
     "region ids are not 1 to n": change("regions", "region_id", lambda n: n + 1, is_any),
-    "score is not above 0": change("regions", "score", lambda _: 1.5, is_any),
+    "breaks 0 < score": change("regions", "score", lambda _: 1.5, is_any),
     "a successful image without masks": change(
         "images", "image_uri", lambda uri: uri + "x", is_good
     ),
@@ -139,29 +139,29 @@ DAMAGES = {
     "masks rows that do not cover": store_upper_half_twice,
     "do not decode to their size": change("masks", "counts", lambda _: OTHER_MASK, is_any),
     "run lengths that do not": change("masks", "counts", lambda _: b"\xff\x01zz", is_any),
-    "area is not that of its run lengths": change("masks", "area", lambda px: px + 1, is_any),
-    "whose area is not its mask's": change("regions", "area", lambda px: px + 1, is_any),
-    "whose box is not": change(
+    "area differs from that of its run lengths": change("masks", "area", lambda px: px + 1, is_any),
+    "whose area differs from its mask's": change("regions", "area", lambda px: px + 1, is_any),
+    "whose box differs": change(
         "regions", "bbox", lambda box: box | {"xmax": box["xmax"] + 1}, is_any
     ),
-    "whose centroid is not": change("regions", "centroid_x", lambda x: x + 0.25, is_any),
-    "whose outline is not": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", is_any),
-    "whose touches_border is not": change("regions", "touches_border", lambda b: not b, is_any),
+    "whose centroid differs": change("regions", "centroid_x", lambda x: x + 0.25, is_any),
+    "whose outline differs": change("regions", "geometry", lambda wkb: wkb[:-1] + b"\x07", is_any),
+    "whose touches_border differs": change("regions", "touches_border", lambda b: not b, is_any),
     "a failed image without error": change(
         "images", "error", lambda _: "", lambda row: not is_good(row)
     ),
     "more than one successful row": commit_twice,
     "an image more than once in a run": commit_twice,
-    "counts are not those of its rows": commit_twice,
+    "counts differ from its rows": commit_twice,
     "images file without its masks file": unlink("masks/*/*.parquet"),
     "a file without its images file": unlink("images/*/*.parquet"),
     "counts images files that are missing": unlink("images/*/*.parquet"),
     "a run without a record": unlink("runs/*.json"),
     "an image of the archive without a row": unlink("images/*/*.parquet"),
-    "damaged, or not a table of its schema": lambda root: min(
+    "damaged, or does not fit its schema": lambda root: min(
         root.glob("images/*/*.parquet")
     ).write_bytes(b"PAR1"),
-    "a number of regions that is not its mask's": drop_first("regions"),
+    "a number of regions that differs from its mask's": drop_first("regions"),
 }
 
 
@@ -179,7 +179,7 @@ def test_damaged_files_are_listed_and_the_others_are_checked(tables: Path, tmp_p
     _, second, third = sorted(root.glob("regions/*/*.parquet"))
     flip_bit(third, -300)
     flip_bit(Path(str(second).replace("regions", "images")), -300)
-    DAMAGES["area is not that of its run lengths"](root)
+    DAMAGES["area differs from that of its run lengths"](root)
     for name, content in (
         ("notes", b"{}"),
         ("deep", b"[" * 100_000),
@@ -193,9 +193,9 @@ def test_damaged_files_are_listed_and_the_others_are_checked(tables: Path, tmp_p
     counts = {kind.partition(",")[0].partition(" (")[0]: n for kind, n in result.problems.items()}
     assert counts == {
         "a file that is damaged": 2,
-        "a masks row whose area is not that of its run lengths": 1,
+        "a masks row whose area differs from that of its run lengths": 1,
         "a file in runs/ that is not a record of a run": 4,
-        "a lock that is not of unet_ray": 1,
+        "a lock file that unet_ray did not write": 1,
         "a file that is not a shard": 1,
     }
     damaged = next(kind for kind in result.problems if "damaged" in kind)

@@ -192,7 +192,7 @@ def check_wrong_column(rng: random.Random, folder: Path) -> None:
     columns = {"image_uri": pa.array(["a.png"]), name: pa.array(values)}
     pq.write_table(pa.table(columns), folder / "m.parquet")
     line = listing_error(folder / "m.parquet") or ""
-    assert f"the column {name} of the manifest is" in line, columns
+    assert f"the column {name} of the manifest has the type" in line, columns
     assert "\n" not in line
 
 

@@ -66,7 +66,7 @@ WRONG = [
     (
         "segment",
         "--model {model} --images s3://No_Bucket!/x --output {tmp}/t",
-        "not a name that the store allows",
+        "the store does not allow this name",
     ),
     ("segment", "--model {model} --images {tmp}/empty --output {tmp}/t", "no files"),
     ("train", "--images {images} --masks {tmp}/nowhere --output {tmp}/m", "no such folder or file"),

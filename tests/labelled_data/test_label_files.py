@@ -170,7 +170,7 @@ def test_names_of_classes_are_not_read_through_a_link_that_leads_out(
         else:
             red = np.full((8, 8, 3), [255, 0, 0], np.uint8)
             (labels / f"{stem}.png").write_bytes(encode_pillow(red))
-    with pytest.raises(InputError, match=rf"{name}: .*it really is {tmp_path}/secret"):
+    with pytest.raises(InputError, match=rf"{name}: .*its real path is {tmp_path}/secret"):
         find_labelled(str(images), str(labels), LabelOptions())
     followed = find_labelled(str(images), str(labels), LabelOptions(roots=Roots(None, True)))
     assert "password" in followed.classes[0].name

@@ -46,7 +46,8 @@ def test_files_whose_names_are_not_utf8_cost_themselves(tmp_path: Path) -> None:
     assert found.names == ("a.png",)
     first = r"b\xff.png"
     left_out = (
-        f"1 images are left out, whose file names are not UTF-8, the first is {first}; rename"
+        "1 images are left out because their file names are not UTF-8, "
+        f"the first is {first}; rename"
     )
     assert found.notes == (
         f"skipped 1 files in {tmp_path}/masks that do not have an image suffix",

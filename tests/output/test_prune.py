@@ -171,7 +171,7 @@ def test_prune_does_not_wait_for_a_lock_and_does_not_guess(output: Storage, tmp_
         pytest.raises(OutputHeldError, match="run a-run has held this output"),
     ):
         prune(PruneConfig(tables=output.uri, model_digest="11111111"))
-    with pytest.raises(InputError, match="nothing to remove is named"):
+    with pytest.raises(InputError, match="nothing to remove; give"):
         PruneConfig(tables=output.uri)
     with pytest.raises(InputError, match="--model-digest 111: give at least 8 digits"):
         PruneConfig(tables=output.uri, model_digest="111")

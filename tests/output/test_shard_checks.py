@@ -144,20 +144,23 @@ def test_masks_that_do_not_fit_into_memory_are_named_and_not_drawn(
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
-        (lambda r: r[0].update(area=r[0]["area"] + 1), "a region whose area is not its outline's"),
+        (
+            lambda r: r[0].update(area=r[0]["area"] + 1),
+            "a region whose area differs from its outline's",
+        ),
         (
             lambda r: r[0]["bbox"].update(xmin=r[0]["bbox"]["xmin"] + 1),
-            "a region whose box is not its outline's",
+            "a region whose box differs from its outline's",
         ),
         (
             lambda r: r[0].update(centroid_x=r[0]["centroid_x"] + 1),
-            "a region whose centroid is not its outline's",
+            "a region whose centroid differs from its outline's",
         ),
         (
             lambda r: r[0].update(touches_border=not r[0]["touches_border"]),
-            "touches_border is not its outline's",
+            "touches_border differs from its outline's",
         ),
-        (swap_outlines, "a region whose box is not its outline's"),
+        (swap_outlines, "a region whose box differs from its outline's"),
         (repeat_outline, "regions that overlap"),
         (lambda r: r[0].update(geometry=b"\x01none"), "an outline that is not a geometry"),
         (lambda r: r[-1].update(score=0.59), "a region whose score is below the run's minimum"),

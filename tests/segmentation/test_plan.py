@@ -323,7 +323,9 @@ def test_a_manifest_that_lists_an_image_twice_is_refused(tmp_path: Path) -> None
     listed = [("s3://archive/a", "1"), ("s3://archive/b", "1"), ("s3://archive/a", "2")]
     with (
         open_workspace() as database,
-        pytest.raises(InputError, match="1 URIs are listed twice, the first is s3://archive/a"),
+        pytest.raises(
+            InputError, match="1 URIs are listed more than once, the first is s3://archive/a"
+        ),
     ):
         make_test_plan(
             database,
@@ -339,7 +341,9 @@ def test_a_file_with_the_name_of_a_page_is_refused(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.parquet", [("a.tif", "1"), ("a.tif#page=2", "1")])
     with (
         open_workspace() as database,
-        pytest.raises(InputError, match=r"1 URIs are listed twice, the first is .*#page=2"),
+        pytest.raises(
+            InputError, match=r"1 URIs are listed more than once, the first is .*#page=2"
+        ),
     ):
         make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
 
@@ -350,7 +354,7 @@ def test_two_spellings_of_a_path_are_one_image(tmp_path: Path, other: str) -> No
     manifest = write_manifest(tmp_path / "m.parquet", [("a.png", "1"), (other, "1")])
     with (
         open_workspace() as database,
-        pytest.raises(InputError, match="1 URIs are listed twice"),
+        pytest.raises(InputError, match="1 URIs are listed more than once"),
     ):
         make_test_plan(database, manifest, Storage.of(f"{tmp_path}/tables"))
 

@@ -77,7 +77,7 @@ class BackendContract(ABC):
             self.raw_write(f"{root}/file", data)
             for limit in (len(data), len(data) + 1, 2**40):
                 assert self.backend().read(f"{root}/file", limit=limit)[0] == data
-        with pytest.raises(FileTooLargeError, match="a file of 10 bytes; at most 9 are read"):
+        with pytest.raises(FileTooLargeError, match="the file has 10 bytes; at most 9 are read"):
             self.backend().read(f"{root}/file", limit=9)
         with pytest.raises(FileNotFoundError):
             self.backend().read(f"{root}/nothing", limit=9)

@@ -48,7 +48,7 @@ def test_a_local_folder_that_cannot_be_listed_is_named(tmp_path: Path, code: int
     for number, folder in enumerate(listed, 1):
         with failing_scandir(number, code), pytest.raises(ListingError) as error:
             list_files(str(tmp_path), PNG, "--images")
-        assert str(error.value).startswith(f"{folder}: not everything in this folder can be listed")
+        assert str(error.value).startswith(f"{folder}: this folder cannot be listed completely")
         assert os.strerror(code) in str(error.value)
         with failing_scandir(number, code), pytest.raises(ListingError):
             storage.entries()
@@ -71,9 +71,7 @@ def test_a_link_to_nothing_is_no_empty_folder(tmp_path: Path) -> None:
     assert scanned(scan) == ["1.png", "2.png"]
     (tmp_path / "archive/more").symlink_to(tmp_path / "unmounted/more")
     for uri in (f"{tmp_path}/archive", f"{tmp_path}/archive/*/*.png", f"{tmp_path}/**/*.png"):
-        with pytest.raises(
-            ListingError, match="archive/more: a link to nothing; mount what it leads to"
-        ):
+        with pytest.raises(ListingError, match="archive/more: a link to nothing; mount its target"):
             list_files(uri, PNG, "--images", FOLLOWING)
     assert len(list_files(f"{tmp_path}/archive/*.png", PNG, "--images", FOLLOWING).entries) == 2
     with pytest.raises(ListingError, match="a link to nothing"):
@@ -138,7 +136,7 @@ def test_a_page_of_a_listing_that_fails_is_named(
             lambda: Storage.of(bucket).entries("archive", missing_ok=True),
         ):
             with pytest.raises(
-                ListingError, match=r"archive: not everything in this folder can be listed"
+                ListingError, match=r"archive: this folder cannot be listed completely"
             ):
                 listing()
     assert any("continuation-token" in path for path in pages)
@@ -173,7 +171,7 @@ def test_other_stores_name_what_cannot_be_listed_as_well(monkeypatch: pytest.Mon
         return ls(self, path, **more)
 
     monkeypatch.setattr(MemoryFileSystem, "ls", denied)
-    with pytest.raises(ListingError, match="not everything in this folder can be listed"):
+    with pytest.raises(ListingError, match="this folder cannot be listed completely"):
         storage.entries()
 
 
@@ -242,7 +240,7 @@ def test_files_that_may_still_be_uploading_are_left_out(tmp_path: Path) -> None:
     assert scanned(one) == []
     assert (one.young, one.emptiness) == (1, None)  # a later run does it
     pq.write_table(pa.table({"image_uri": ["old.png"]}), tmp_path / "m.parquet")
-    with pytest.raises(InputError, match="a manifest does not tell when files were modified"):
+    with pytest.raises(InputError, match="a manifest does not state when files were modified"):
         scan_files(f"{tmp_path}/m.parquet", PNG, "--images", Selection(min_age_s=3600))
 
 
@@ -263,7 +261,7 @@ def test_other_stores_tell_ages_or_the_run_ends(
 
     monkeypatch.setattr(MemoryFileSystem, "ls", ageless)
     assert scanned(scan_files("memory://aged", PNG, "--images")) == ["1.png"]
-    with pytest.raises(InputError, match="this store does not tell when files were modified"):
+    with pytest.raises(InputError, match="this store does not state when files were modified"):
         scanned(scan_files("memory://aged", PNG, "--images", Selection(min_age_s=1)))
 
 
@@ -277,7 +275,9 @@ def test_a_file_whose_name_is_not_utf8_is_counted_like_other_files(tmp_path: Pat
         assert scanned(scan) == ["%FF.png", "a.png"]
         assert (scan.known, scan.others, scan.nameless) == (2, 1, 2)
         assert scan.note is not None
-        assert scan.note.startswith(f"--images {uri}: 2 images are left out, whose file names are ")
+        assert scan.note.startswith(
+            f"--images {uri}: 2 images are left out because their file names are "
+        )
     one = scan_files(str(tmp_path), PNG, "--images", Selection(include=("a.png",)))
     assert scanned(one) == ["a.png"]
     assert one.excluded == 1
@@ -294,7 +294,7 @@ def test_a_file_whose_name_is_not_utf8_is_counted_like_other_files(tmp_path: Pat
 def test_a_folder_whose_name_is_not_utf8_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"images\xff")
     folder.mkdir()
-    with pytest.raises(InputError, match=r"images\\xff: a name that is not UTF-8; rename it"):
+    with pytest.raises(InputError, match=r"images\\xff: the name is not UTF-8; rename it"):
         scan_files(str(folder), PNG, "--images")
 
 
@@ -319,8 +319,8 @@ def test_a_row_of_a_manifest_that_names_nothing_costs_itself(tmp_path: Path) -> 
             (f"{tmp_path}/日本.png", 0),
         ]
         assert scan.note == (
-            f"--images {tmp_path}/m.parquet: 4 rows are left out, whose image_uri is null, empty, "
-            "longer than 8192 bytes or not UTF-8"
+            f"--images {tmp_path}/m.parquet: 4 rows are left out because their image_uri is null, "
+            "empty, longer than 8192 bytes or not UTF-8"
         )
     nothing = write_manifest(tmp_path, image_uri=pa.array([None, ""], pa.string()))
     with pytest.raises(InputError, match="2 rows are left out"):
@@ -333,8 +333,8 @@ def test_a_row_whose_name_no_file_can_have_costs_itself(root: str) -> None:
     folder.write("a.png", b"1234")
     reasons = {
         "file://host/x.png": "unreadable: file://host/x.png: names another machine",
-        "file:///a%00.png": "unreadable: 'file:///a%00.png': no path has a NUL character",
-        "file:///%FF.png": "unreadable: file:///%FF.png: a name that is not UTF-8",
+        "file:///a%00.png": "unreadable: 'file:///a%00.png': a path cannot contain a NUL character",
+        "file:///%FF.png": "unreadable: file:///%FF.png: the name is not UTF-8",
     }
     for names in ([*reasons, "a.png"], ["a.png", *reasons], [*reasons]):
         write_table(folder, {"image_uri": names})
@@ -373,7 +373,7 @@ def test_names_are_read_in_bounded_memory(tmp_path: Path) -> None:
     assert scan.nameless == 999
     longer = write_manifest(tmp_path, image_uri=["y" * (2**24 + 1), "a.png"])
     with pytest.raises(
-        InputError, match=r"has 167\d{5} bytes in 2 rows; at most 8192 bytes in each"
+        InputError, match=r"has 167\d{5} bytes in 2 rows; at most 8192 bytes per row"
     ):
         scan_files(longer, PNG, "--images")
 
@@ -432,11 +432,26 @@ def test_a_row_whose_file_is_not_there_reports_the_reason_when_it_is_read(
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"image_uri": [["a.png"]]}, "column image_uri of the manifest is list<.*write it as str"),
-        ({"image_uri": [7]}, "column image_uri of the manifest is int64; write it as string"),
-        ({"image_etag": [["x"]]}, "column image_etag of the manifest is list<.*write it as string"),
-        ({"image_bytes": ["4"]}, "column image_bytes of the manifest is string; write it as int64"),
-        ({"image_bytes": [True]}, "column image_bytes of the manifest is bool; write it as int64"),
+        (
+            {"image_uri": [["a.png"]]},
+            "column image_uri of the manifest has the type list<.*write it as str",
+        ),
+        (
+            {"image_uri": [7]},
+            "column image_uri of the manifest has the type int64; write it as string",
+        ),
+        (
+            {"image_etag": [["x"]]},
+            "column image_etag of the manifest has the type list<.*write it as string",
+        ),
+        (
+            {"image_bytes": ["4"]},
+            "column image_bytes of the manifest has the type string; write it as int64",
+        ),
+        (
+            {"image_bytes": [True]},
+            "column image_bytes of the manifest has the type bool; write it as int64",
+        ),
     ],
 )
 def test_a_column_of_a_manifest_with_a_wrong_type_is_one_line(
@@ -449,7 +464,7 @@ def test_a_column_of_a_manifest_with_a_wrong_type_is_one_line(
 def test_a_column_that_is_there_twice_is_one_line(tmp_path: Path) -> None:
     twice = pa.table([pa.array(["a.png"])] * 2, names=["image_uri"] * 2)
     pq.write_table(twice, tmp_path / "m.parquet")
-    with pytest.raises(InputError, match="has 2 columns image_uri; keep one"):
+    with pytest.raises(InputError, match="has 2 columns named image_uri; keep one"):
         scan_files(f"{tmp_path}/m.parquet", PNG, "--images")
 
 

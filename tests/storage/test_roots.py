@@ -154,11 +154,13 @@ def test_a_manifest_names_files_below_its_folder_or_the_roots_that_are_given(
     with pytest.raises(InputError) as error:
         list_files(manifest, PNG, "--images")
     assert str(error.value) == (
-        f"--images {manifest}: 3 images not below {tmp_path}/man, for example {outside[0]}; "
+        f"--images {manifest}: 3 images are not below {tmp_path}/man, for example {outside[0]}; "
         f"to open them, give --image-roots {tmp_path}/man,{tmp_path}"
     )
     roots = Roots.parse(f"{tmp_path}/man/,{tmp_path}/images")
-    with pytest.raises(InputError, match=r"1 images not below .*/images_not/d.png; to open them"):
+    with pytest.raises(
+        InputError, match=r"1 images are not below .*/images_not/d.png; to open them"
+    ):
         list_files(manifest, PNG, "--images", roots)
     found = list_files(manifest, PNG, "--images", Roots.parse(str(tmp_path)))
     assert len(found.entries) == 5
@@ -179,7 +181,7 @@ def test_a_manifest_does_not_choose_what_is_opened(tmp_path: Path, uri: str, who
     )
     manifest = write_manifest(tmp_path / "m.parquet", ["a.png", uri], **more)
     for roots in (Roots(), Roots.parse(f"s3://b,{tmp_path}")):
-        with pytest.raises(InputError, match="1 images at places that are never") as error:
+        with pytest.raises(InputError, match="1 images are at places that are never") as error:
             list_files(manifest, PNG, "--images", roots)
         assert "pw" not in str(error.value)
 

@@ -108,7 +108,7 @@ def test_certificates_that_are_not_there_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    for content, reason in ((None, "cannot be read"), (b"text", "no certificate in it")):
+    for content, reason in ((None, "cannot be read"), (b"text", "it contains no certificate")):
         file = tmp_path / f"{reason}.pem"
         if content is not None:
             file.write_bytes(content)

@@ -218,13 +218,13 @@ def test_what_cannot_be_listed_is_one_line(root: str) -> None:
         list_files(f"{root}/only", PNG, "--images")
     pq.write_table(pa.table({"image_uri": ["x.png", "x.png"]}), (sink := pa.BufferOutputStream()))
     storage.write("twice.parquet", sink.getvalue().to_pybytes())
-    with pytest.raises(InputError, match="1 URIs are listed twice, the first is .*/x.png"):
+    with pytest.raises(InputError, match="1 URIs are listed more than once, the first is .*/x.png"):
         list_files(f"{root}/twice.parquet", PNG, "--images")
     pq.write_table(pa.table({"image_uri": ["../x.png"]}), (sink := pa.BufferOutputStream()))
     storage.write("m/escape.parquet", sink.getvalue().to_pybytes())
     with pytest.raises(
         InputError,
-        match=r"1 images (not below .*|at places that are never opened), for example .*/x\.png",
+        match=r"1 images are (not below .*|at places that are never opened), for example .*/x\.png",
     ):
         list_files(f"{root}/m/escape.parquet", PNG, "--images")
 

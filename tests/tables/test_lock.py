@@ -164,7 +164,7 @@ def test_a_folder_in_place_of_the_lock_is_one_line_with_the_remedy(output: Stora
 
 def check_refusals(output: Storage) -> None:
     message = (
-        f"{output.uri}/_lock.json: not a lock of unet_ray; "
+        f"{output.uri}/_lock.json: not a lock file of unet_ray; "
         "if no run writes to this output, remove it"
     )
     for read in (
@@ -263,7 +263,7 @@ def test_a_store_that_calls_a_free_key_taken_is_one_line(
     bucket = new_bucket(request)
     with (
         store_with_conditions(answer, monkeypatch),
-        pytest.raises(InputError, match="answers 412 to .* although nothing is there; choose"),
+        pytest.raises(InputError, match="answers 412 to .* although there is no file; choose"),
     ):
         OutputLock(Storage.of(bucket), "first").__enter__()
 

@@ -196,7 +196,7 @@ def test_what_cannot_be_removed_is_one_line(output: Storage) -> None:
     record = read_run_record(output, "run-b")
     assert record is not None
     assert (record["status"], record["date"]) == ("unknown", "2026-01-02")
-    with pytest.raises(InputError, match="its rows of all runs are removed; give it without"):
+    with pytest.raises(InputError, match="removes rows from all runs; give it without"):
         PruneConfig(tables="t", image=A, last_date="2026-01-01")
     with pytest.raises(InputError, match="--image 'a,': an empty URI"):
         PruneConfig(tables="t", image="a,")
@@ -227,13 +227,13 @@ def test_rows_that_are_removed_run_no_code(output: Storage, tmp_path: Path, colu
         rows = rows.drop_columns([column])
     pq.write_table(rows.append_column(column, values), shard)
     assert column in pq.read_schema(shard).names
-    with pytest.raises(InputError, match=rf"its column '{column}' is of the type extension<ray"):
+    with pytest.raises(InputError, match=rf"its column '{column}' has the type extension<ray"):
         prune(PruneConfig(tables=output.uri, image=A))
     record = read_run_record(output, "run-a")
     assert record is not None
     record[REMOVING] = {"uri_sha256": [hash_uri(A)], "rows": []}
     write_run_record(output, "run-a", record)
-    with pytest.raises(InputError, match="of the type"):
+    with pytest.raises(InputError, match="has the type"):
         _remove_unfinished(_look_at(output), "run-e")
     assert not mark.exists()
 

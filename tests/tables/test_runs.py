@@ -93,7 +93,7 @@ def test_a_damaged_shard_is_named(
         output.write("images/date=2026-01-01/run-000000.parquet", data)
         with (
             open_workspace() as database,
-            pytest.raises(InputError, match="run-000000.parquet: damaged, or no shard"),
+            pytest.raises(InputError, match="run-000000.parquet: damaged, or not a shard"),
         ):
             open_ledger(database, output, output.entries("images"), "m", "c")
 

@@ -95,7 +95,7 @@ class PruneConfig:
     """Options of the store of --tables (NAME=VALUE,…), where it is not that of the AWS_* variables:
     requester_pays, anon, endpoint_url, profile, region, addressing_style, ca_bundle."""
     model_digest: str | None = None
-    """Remove rows of this model: its digest, or at least the first eight digits of it."""
+    """Remove rows of this model: its digest, or at least its first eight digits."""
     first_date: str | None = None
     """Remove rows of partitions from this day on, YYYY-MM-DD."""
     last_date: str | None = None
@@ -104,9 +104,10 @@ class PruneConfig:
     """Remove the rows of these images from all runs, as after withdrawn consent: URIs, separated by
     commas; that of a file stands for all its pages."""
     leftovers: bool = False
-    """Remove masks and regions files without an images file, even of runs not known unfinished."""
+    """Remove masks and regions files without an images file, even those of
+    runs that no record calls unfinished."""
     damaged: bool = False
-    """Remove shards of which a file is damaged; the next segment does their images again."""
+    """Remove shards that have a damaged file; the next segment does their images again."""
     dry_run: bool = False
     """Report what would be removed, and remove nothing."""
 
@@ -114,12 +115,12 @@ class PruneConfig:
         check_store_options(self, "tables", (self.tables,))
         if not (self.names_runs or self.leftovers or self.damaged or self.image is not None):
             raise InputError(
-                "nothing to remove is named; give --model-digest, --first-date, --last-date, "
+                "nothing to remove; give --model-digest, --first-date, --last-date, "
                 "--image, --leftovers or --damaged"
             )
         if self.image is not None and self.names_runs:
             raise InputError(
-                f"--image {self.image}: its rows of all runs are removed; give it without "
+                f"--image {self.image} removes rows from all runs; give it without "
                 "--model-digest, --first-date and --last-date"
             )
         if self.image is not None and not all(part.strip() for part in self.image.split(",")):

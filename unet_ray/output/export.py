@@ -52,7 +52,7 @@ def export(config: ExportConfig) -> ExportResult:
     gate = Gate(roots_of_runs(shards.output, records, config.image_roots, options))
     result = _write(config, iterate_shards(shards, keys, unsound), names, gate)
     for table, count in (+unsound).items():
-        result.notes[f"rows of {table} left out: they make no sense, see unet-ray verify"] = count
+        result.notes[f"rows of {table} left out: invalid, see unet-ray verify"] = count
     if names.changed:
         note = "names changed: unsafe, too long or taken; the files hold each image_uri"
         result.notes[note] = names.changed

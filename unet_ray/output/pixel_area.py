@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 PIXEL_SIDES = ("pixel_size_x_um", "pixel_size_y_um")
 """Columns of `images` with the width and the height of a pixel (µm)."""
 _SMALLEST_UM, _LARGEST_UM = 1e-4, 1e9
-"""Range of sides that are plausible; the tables may be anyone's."""
+"""Range of sides that are plausible; tables may come from any source."""
 
 
 def has_pixel_area() -> pc.Expression:

@@ -11,7 +11,6 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
@@ -91,16 +90,22 @@ def prune(config: PruneConfig) -> PruneResult:
             left.path for left in inventory.leftovers if left.is_unfinished or config.leftovers
         ]
         leftovers += inventory.half_written
-        damaged = find_damaged(inventory) if config.damaged else []
-        images = _remove_images(inventory, config, pending_hashes(inventory))
-        shards = sum(map(len, chosen.values()))
-        return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
+        return PruneResult(
+            runs=sorted(chosen),
+            shards=sum(map(len, chosen.values())),
+            leftovers=leftovers,
+            damaged=find_damaged(inventory) if config.damaged else [],
+            images=_remove_images(inventory, config, pending_hashes(inventory)),
+        )
     output.check_writable(0)
     with OutputLock(output, new_run_id()):
         inventory = take_inventory(output)
         finish_prunes(inventory)
-        # before the search for rows, which a damaged shard would stop
-        damaged = _remove_damaged(output) if config.damaged else []
+        damaged = []
+        if config.damaged:  # before the search for rows, which a damaged shard would stop
+            inventory = take_inventory(output)
+            damaged = find_damaged(inventory)
+            remove_damaged(inventory, damaged)
         inventory = take_inventory(output)
         finished = pending_hashes(inventory)
         images = finish_removals(inventory)
@@ -113,16 +118,13 @@ def prune(config: PruneConfig) -> PruneResult:
         chosen = _choose_runs(inventory, config)
         remove_runs(inventory, _describe_runs(inventory, chosen))
         images += _remove_images(inventory, config, finished)
-    shards = sum(map(len, chosen.values()))
-    return PruneResult(sorted(chosen), shards, leftovers, images, damaged)
-
-
-def _remove_damaged(output: Storage) -> list[str]:
-    """Remove the damaged shards, and return their paths."""
-    inventory = take_inventory(output)
-    damaged = find_damaged(inventory)
-    remove_damaged(inventory, damaged)
-    return damaged
+    return PruneResult(
+        runs=sorted(chosen),
+        shards=sum(map(len, chosen.values())),
+        leftovers=leftovers,
+        damaged=damaged,
+        images=images,
+    )
 
 
 def _remove_images(
@@ -153,8 +155,8 @@ def _remove_images(
     absent = [uri for uri in wanted if hash_uri(uri) not in present]
     if absent:
         raise InputError(
-            f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give URIs as "
-            "the column image_uri has them"
+            f"--image {absent[0]}: no row of {inventory.output.uri} has this image; give the "
+            "URI as it appears in the column image_uri"
         )
     hashes = {hash_uri(uri) for uri in wanted}
     found = select_images(found, hashes)
@@ -176,10 +178,10 @@ def _choose_runs(inventory: Inventory, config: PruneConfig) -> dict[str, list[st
     """
     if not config.names_runs:
         return {}
-    recorded: dict[str, list[str]] = {
-        run_id: [] for run_id, record in inventory.records.items() if _counts_images(record)
-    }
-    shards: dict[str, list[str]] = defaultdict(list, recorded)
+    shards: dict[str, list[str]] = defaultdict(list)
+    for run_id, record in inventory.records.items():
+        if has_finished(record) and recorded_images(record) > 0:
+            shards[run_id] = []
     for path in inventory.shards["images"]:
         shards[shard_run_id(path)].append(path)
     of_dates = {
@@ -205,10 +207,6 @@ def _describe_runs(inventory: Inventory, runs: dict[str, list[str]]) -> dict[str
         }
         for run_id, paths in runs.items()
     }
-
-
-def _counts_images(record: dict[str, Any]) -> bool:
-    return has_finished(record) and recorded_images(record) > 0
 
 
 def _find_date(inventory: Inventory, run_id: str, paths: list[str]) -> str:

@@ -335,13 +335,18 @@ def image_masks(
         except ValueError as error:
             raise InputError(
                 f"{image_uri}: the mask of {row['class_name']} is damaged: {error}; "
-                "verify names all damaged files"
+                "run unet-ray verify to list all damaged files"
             ) from None
-        top, left = row["top"] - wanted.top, row["left"] - wanted.left
-        inside = piece[max(0, -top) : wanted.height - top, max(0, -left) : wanted.width - left]
-        top, left = max(0, top), max(0, left)
-        bottom, right = top + inside.shape[0], left + inside.shape[1]
-        masks[row["class_name"]][top:bottom, left:right] = inside
+        # the place of the piece in the window, which it may leave on all sides
+        top = row["top"] - wanted.top
+        left = row["left"] - wanted.left
+        first_row = max(0, -top)
+        first_column = max(0, -left)
+        inside = piece[first_row : wanted.height - top, first_column : wanted.width - left]
+        top = max(0, top)
+        left = max(0, left)
+        height, width = inside.shape
+        masks[row["class_name"]][top : top + height, left : left + width] = inside
     return masks
 
 
@@ -393,7 +398,10 @@ def image_objects(
         of_class = regions.filter(pc.field("class_name") == name)
         outlines = parse_wkb(of_class["geometry"].to_pylist())
         if shapely.is_missing(outlines).any():
-            raise InputError(f"{image_uri}: a damaged outline of {name}; run unet-ray verify")
+            raise InputError(
+                f"{image_uri}: the outline of a region of {name} is damaged; run unet-ray verify "
+                "to list all damaged files"
+            )
         labels[name] = fill_outlines(outlines, of_class["region_id"].to_numpy(), wanted)
     return labels
 
@@ -403,13 +411,15 @@ def _select_masks(tables: Tables, image_uri: str, window: Box | None) -> tuple[p
     rows = tables.select("masks", image_uri)
     if not len(rows):
         raise InputError(f"{image_uri}: no masks of this image in the tables; check the URI")
-    height = pc.max(pc.add(rows["top"].cast(pa.int64()), rows["height"])).as_py()
-    width = pc.max(pc.add(rows["left"].cast(pa.int64()), rows["width"])).as_py()
+    bottoms = pc.add(rows["top"].cast(pa.int64()), rows["height"])
+    rights = pc.add(rows["left"].cast(pa.int64()), rows["width"])
+    height = pc.max(bottoms).as_py()
+    width = pc.max(rights).as_py()
     wanted = window or Box(0, 0, height, width)
     has_rows = 0 <= wanted.top < wanted.bottom <= height
     has_columns = 0 <= wanted.left < wanted.right <= width
     if not (has_rows and has_columns):
         raise InputError(
-            f"{image_uri}: the window {wanted} leaves the image of {width}×{height} px"
+            f"{image_uri}: the window {wanted} extends beyond the image of {width}×{height} px"
         )
     return rows, wanted

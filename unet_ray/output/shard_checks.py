@@ -129,13 +129,18 @@ def _check_rows(row: Row, masks: list[Row], regions: list[Row]) -> Iterator[str]
     if [r["region_id"] for r in regions] != list(range(1, len(regions) + 1)):
         yield "region ids are not 1 to n in order"
     if not all(0 < r["score"] <= r["score_max"] <= 1 for r in regions):
-        yield "a region whose score is not above 0 and at most score_max, or score_max is above 1"
+        yield "a region that breaks 0 < score ≤ score_max ≤ 1"
     if not masks:
         yield "a successful image without masks rows"
     for pieces in _group_by_class(masks).values():
         if not _cover_image(pieces, row["height"], row["width"]):
             yield _NO_COVER
-        elif not _can_be_drawn(pieces, row["height"], row["width"]):
+            continue
+        largest_px = max(piece["height"] * piece["width"] for piece in pieces)
+        lefts = {piece["left"] for piece in pieces} - {0}
+        tops = {piece["top"] for piece in pieces} - {0}
+        seams_px = row["height"] * len(lefts) + row["width"] * len(tops)
+        if largest_px > _MOST_PIXELS or seams_px > _MOST_SEAM_PX:
             yield _TOO_LARGE
 
 
@@ -143,22 +148,13 @@ def _cover_image(pieces: list[Row], height: int, width: int) -> bool:
     """Tell whether pieces of a mask lie in their image and add up to its number of pixels."""
     area_px = 0
     for piece in pieces:
-        bottom, right = piece["top"] + piece["height"], piece["left"] + piece["width"]
+        bottom = piece["top"] + piece["height"]
+        right = piece["left"] + piece["width"]
         if piece["top"] < 0 or piece["left"] < 0 or bottom > height or right > width:
             return False
         area_px += piece["height"] * piece["width"]
     corners = {(piece["top"], piece["left"]) for piece in pieces}
     return len(corners) == len(pieces) and area_px == height * width
-
-
-def _can_be_drawn(pieces: list[Row], height: int, width: int) -> bool:
-    """Tell whether pieces of a mask, and the seams between them, are small enough to draw."""
-    if any(piece["height"] * piece["width"] > _MOST_PIXELS for piece in pieces):
-        return False
-    lefts = {piece["left"] for piece in pieces} - {0}
-    tops = {piece["top"] for piece in pieces} - {0}
-    seams_px = height * len(lefts) + width * len(tops)
-    return seams_px <= _MOST_SEAM_PX
 
 
 def _check_pixels(
@@ -175,12 +171,15 @@ def _check_pixels(
         if rules is not None:
             check = rules.make_check(class_id, of_class, row["height"], row["width"])
         for piece in pieces:
-            mask = _decode_piece(piece)
-            if mask is None:
+            try:
+                mask = decode_rle(piece["counts"], piece["height"], piece["width"])
+            except (ValueError, TypeError):
+                mask = None
+            if mask is None or encode_rle(mask) != piece["counts"]:  # a mask has one encoding
                 yield "run lengths that do not decode to their size"
                 return
             if int(mask.sum()) != piece["area"]:
-                yield "a masks row whose area is not that of its run lengths"
+                yield "a masks row whose area differs from that of its run lengths"
             if check:
                 top, left = piece["top"], piece["left"]
                 box = Box(top, left, top + piece["height"], left + piece["width"])
@@ -251,8 +250,10 @@ class _SeparatedCheck:
         if (covered > 1).any():
             self._found["regions that overlap"] = None
         else:
-            labels = fill_outlines(self._shapes[met], np.arange(1, len(met) + 1), box)
-            self._areas[met] += np.bincount(labels.ravel(), minlength=len(met) + 1)[1:]
+            numbers = np.arange(1, len(met) + 1)
+            labels = fill_outlines(self._shapes[met], numbers, box)
+            counts = np.bincount(labels.ravel(), minlength=len(met) + 1)
+            self._areas[met] += counts[1:]
 
     def breaches(self) -> Iterator[str]:
         """Yield the breaches, once all pieces are added."""
@@ -275,7 +276,7 @@ class _SeparatedCheck:
         }
         for name, is_equal in agree.items():
             if not is_equal:
-                yield f"a region whose {name} is not its outline's"
+                yield f"a region whose {name} differs from its outline's"
         yield from _check_scores(rows, self._filter)
 
 
@@ -291,20 +292,10 @@ def _group_by_class(rows: list[Row]) -> dict[int, list[Row]]:
     return groups
 
 
-def _decode_piece(piece: Row) -> NDArray[np.bool_] | None:
-    """Return the mask of a piece; None if its run lengths do not encode a mask of its size."""
-    try:
-        mask = decode_rle(piece["counts"], piece["height"], piece["width"])
-    except (ValueError, TypeError):
-        return None
-    is_the_code = encode_rle(mask) == piece["counts"]  # each mask has exactly one encoding
-    return mask if is_the_code else None
-
-
 def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     """Yield the differences between the regions rows of a class and the regions of its mask."""
     if len(rows) != len(expected):
-        yield "a number of regions that is not its mask's"
+        yield "a number of regions that differs from its mask's"
         return
     touches_border = [row["touches_border"] for row in rows]
     agree = {
@@ -316,15 +307,17 @@ def _compare_regions(rows: list[Row], expected: Regions) -> Iterator[str]:
     }
     for name, is_equal in agree.items():
         if not is_equal:
-            yield f"a region whose {name} is not its mask's"
+            yield f"a region whose {name} differs from its mask's"
 
 
 def _list_boxes(rows: list[Row]) -> NDArray[np.float64]:
     """Return the stated boxes of regions; (N, 4), xmin, ymin, xmax, ymax (px)."""
-    boxes = [[row["bbox"][side] for side in ("xmin", "ymin", "xmax", "ymax")] for row in rows]
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    boxes = [[row["bbox"][side] for side in sides] for row in rows]
     return np.reshape(boxes, (-1, 4))
 
 
 def _list_centroids(rows: list[Row]) -> NDArray[np.float64]:
     """Return the stated centroids of regions; (N, 2), x, y (px)."""
-    return np.reshape([[row["centroid_x"], row["centroid_y"]] for row in rows], (-1, 2))
+    centroids = [[row["centroid_x"], row["centroid_y"]] for row in rows]
+    return np.reshape(centroids, (-1, 2))

@@ -41,14 +41,14 @@ _logger = logging.getLogger("unet_ray")
 _EXAMPLES = 3
 """Number of examples kept of each kind of breach."""
 _NO_TABLE = (
-    "a file that is damaged, or not a table of its schema (bring it back, or prune.py --damaged "
-    "removes its shard)"
+    "a file that is damaged, or does not fit its schema (restore it, or remove its shard with "
+    "unet-ray prune --damaged)"
 )
 _FOREIGN = "a file that is not a shard (move it away)"
 _UNCHECKED = "a shard whose rows cannot be checked"
 _LEFTOVER = "a leftover of a run that did not finish (the next run removes it)"
 _UNKNOWN = (
-    "a file without its images file, of a run that no record calls unfinished (prune.py "
+    "a file without its images file, of a run that no record calls unfinished (unet-ray prune "
     "--leftovers removes it)"
 )
 _HALF_PRUNED = "a run whose removal has begun but not finished (the next run or prune finishes it)"
@@ -104,7 +104,7 @@ def verify(config: VerifyConfig, ray_address: str = "local") -> VerifyResult:
         lock = read_lock(output)
     except InputError:
         lock = None
-        result.add([Problem("a lock that is not of unet_ray", "_lock.json")])
+        result.add([Problem("a lock file that unet_ray did not write", "_lock.json")])
     holder = lock["run_id"] if lock else None  # its open shards are not leftovers
     result.add(_check_files(inventory, holder))
     images = sorted(entry.path for entry in inventory.images)
@@ -137,28 +137,25 @@ def _check_files(inventory: Inventory, holder: str | None) -> Iterator[Problem]:
     for table in ("masks", "regions"):
         absent = sorted(shards["images"].keys() - shards[table].keys())
         kind = f"an images file without its {table} file"
-        yield from (
-            Problem(kind, f"images/{path}")
-            for path in absent
-            if shard_run_id(path) not in half_pruned
-        )
-    yield from (
-        Problem("a run whose record counts images files that are missing", f"runs/{run_id}.json")
-        for run_id, paths in inventory.missing.items()
-        if any(path.startswith("images/") for path in paths)
-    )
+        for path in absent:
+            if shard_run_id(path) not in half_pruned:
+                yield Problem(kind, f"images/{path}")
+    for run_id, paths in inventory.missing.items():
+        if any(path.startswith("images/") for path in paths):
+            kind = "a run whose record counts images files that are missing"
+            yield Problem(kind, f"runs/{run_id}.json")
     for left in inventory.leftovers:
         if left.run_id != holder:
             yield Problem(_LEFTOVER if left.is_unfinished else _UNKNOWN, left.path)
-    yield from (Problem(_HALF_PRUNED, f"runs/{run_id}.json") for run_id in half_pruned)
+    for run_id in half_pruned:
+        yield Problem(_HALF_PRUNED, f"runs/{run_id}.json")
     for run_id, record in inventory.records.items():
         if REMOVING in record:
             yield Problem(_HALF_REMOVED, f"runs/{run_id}.json")
-    yield from (Problem(_FOREIGN, path) for path in inventory.others)
-    yield from (
-        Problem("a file in runs/ that is not a record of a run", path)
-        for path in inventory.unreadable
-    )
+    for path in inventory.others:
+        yield Problem(_FOREIGN, path)
+    for path in inventory.unreadable:
+        yield Problem("a file in runs/ that is not a record of a run", path)
 
 
 def _check_shards(
@@ -182,7 +179,8 @@ def _check_shards(
         try:
             yield path, *ray.get(done)
         except (WorkerCrashedError, OutOfMemoryError) as error:
-            yield path, Counter(), [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
+            problem = Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")
+            yield path, Counter(), [problem]
 
 
 @ray.remote(num_cpus=TASK_CPUS)  # type: ignore[untyped-decorator]
@@ -199,14 +197,16 @@ def _check_shard_at(
         except FileNotFoundError:
             tables[name] = schema.empty_table()  # `_check_files` reports the missing file
         except (DamagedFileError, OSError, KeyError, ValueError, pa.ArrowException) as error:
-            return Counter(), [Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")]
+            problem = Problem(_NO_TABLE, f"{name}/{path}: {one_line(error)}")
+            return Counter(), [problem]
     try:
         problems = check_shard(tables, rules, pixels)
     except Exception as error:  # values that no rule foresees
         problems = [Problem(_UNCHECKED, f"images/{path}: {one_line(error)}")]
     foreign = set(tables["images"]["run_id"].to_pylist()) - {shard_run_id(path)}
-    problems += [Problem("rows of another run than the file's", f"images/{path}") for _ in foreign]
-    return Counter({name: table.num_rows for name, table in tables.items()}), problems
+    problems += [Problem("rows of a run other than the file's", f"images/{path}") for _ in foreign]
+    num_rows = {name: table.num_rows for name, table in tables.items()}
+    return Counter(num_rows), problems
 
 
 def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
@@ -218,7 +218,8 @@ def _read_table(data: bytes, schema: pa.Schema) -> pa.Table:
     found = read_parquet(io.BytesIO(data))
     absent = ADDED & set(schema.names) - set(found.column_names)
     for name in sorted(absent):
-        found = found.append_column(name, pa.nulls(len(found), schema.field(name).type))
+        nulls = pa.nulls(len(found), schema.field(name).type)
+        found = found.append_column(name, nulls)
     return found.select(schema.names).cast(schema)
 
 
@@ -233,8 +234,13 @@ def _check_ledger(
     Damaged shards are left out, and so are the counts of their runs.
     """
     columns = (
-        *("image_uri", "image_etag", "model_digest", "config_digest"),
-        *("run_id", "error_type", "reader_version"),
+        "image_uri",
+        "image_etag",
+        "model_digest",
+        "config_digest",
+        "run_id",
+        "error_type",
+        "reader_version",
     )
     whole = [entry for entry in inventory.images if entry.path not in damaged]
     read_images(database, name="rows", output=inventory.output, images=whole, columns=columns)
@@ -250,22 +256,20 @@ def _check_ledger(
             "an image more than once in a run",
         ),
     ):
-        yield from (Problem(kind, uri) for uri in _query_uris(database, query))
+        for uri in _query_uris(database, query):
+            yield Problem(kind, uri)
     counts = database.table(
         "SELECT run_id, count(*) AS images FROM rows GROUP BY run_id"
     ).to_pylist()
     written = {row["run_id"]: row["images"] for row in counts}
-    yield from (
-        Problem("a run without a record", run_id) for run_id in written.keys() - records.keys()
-    )
+    for run_id in written.keys() - records.keys():
+        yield Problem("a run without a record", run_id)
     uncounted = {shard_run_id(path) for path in damaged}
     for run_id, record in records.items():
         if run_id in uncounted:
             continue
         if record["status"] == "done" and recorded_images(record) != written.get(run_id, 0):
-            yield Problem(
-                "a run record whose counts are not those of its rows", f"runs/{run_id}.json"
-            )
+            yield Problem("a run record whose counts differ from its rows", f"runs/{run_id}.json")
 
 
 def _check_archive(
@@ -283,7 +287,7 @@ def _check_archive(
     )
     newest = next(kept, None)
     if newest is None:
-        yield Problem("no run record, so that the model of the tables is unknown", "runs/")
+        yield Problem("no run record, so the model of the tables is unknown", "runs/")
         return
     digests = newest["model_digest"], newest["config_digest"]
     open_ledger(database, inventory.output, inventory.images, *digests)

@@ -193,12 +193,12 @@ class FileScan:
             return None
         if self._suffixes is None:
             return (
-                f"{self.named}: {self.nameless} rows are left out, whose image_uri is null, empty, "
-                "longer than 8192 bytes or not UTF-8"
+                f"{self.named}: {self.nameless} rows are left out because their image_uri is null, "
+                "empty, longer than 8192 bytes or not UTF-8"
             )
         return (
-            f"{self.named}: {self.nameless} images are left out, whose file names are not UTF-8, "
-            f"the first is {self._first_nameless}; rename them"
+            f"{self.named}: {self.nameless} images are left out because their file names are not "
+            f"UTF-8, the first is {self._first_nameless}; rename them"
         )
 
     def _leave_out_other_kinds(self, files: pa.RecordBatch) -> pa.RecordBatch:
@@ -247,7 +247,7 @@ class FileScan:
         is_file = pc.not_equal(files["etag"], "")  # not a link to nothing
         if pc.any(pc.and_(pc.is_null(modified_s), is_file)).as_py():
             raise InputError(
-                f"{self.named}: this store does not tell when files were modified; run without "
+                f"{self.named}: this store does not state when files were modified; run without "
                 "--min-age"
             )
         is_old = pc.less_equal(modified_s, self._latest_s)
@@ -302,8 +302,8 @@ def scan_files(
     is_manifest = uri.endswith(".parquet")
     if is_manifest and selection.min_age_s is not None:
         raise InputError(
-            f"{named}: a manifest does not tell when files were modified; leave young ones out of "
-            "it, and run without --min-age"
+            f"{named}: a manifest does not state when files were modified; leave recent files "
+            "out of it and run without --min-age"
         )
     links = Links(roots.follow_links)
     with _as_input_errors(named):
@@ -340,7 +340,8 @@ def list_files(
     entries = [FileEntry(**row) for batch in scan for row in batch.to_pylist()]
     if scan.emptiness:
         raise InputError(scan.emptiness)
-    twice = [name for name, times in Counter(entry.uri for entry in entries).items() if times > 1]
+    counts = Counter(entry.uri for entry in entries)
+    twice = [name for name, times in counts.items() if times > 1]
     if twice:
         raise listed_twice(f"{flag} {uri}", len(twice), min(twice))
     return Listing(
@@ -355,7 +356,8 @@ def list_files(
 def listed_twice(named: str, num_uris: int, first: str) -> InputError:
     """Return the error for a manifest that names files more than once."""
     return InputError(
-        f"{named}: {num_uris} URIs are listed twice, the first is {first}; list each once"
+        f"{named}: {num_uris} URIs are listed more than once, the first is {first}; list each "
+        "only once"
     )
 
 
@@ -392,25 +394,24 @@ def _find_by_glob(uri: str, links: Links, options: StoreOptions) -> _FoundFiles:
     if not root.exists():
         raise FileNotFoundError(uri)
     wanted = uri.removeprefix(fixed).lstrip("/")
+    parts = wanted.split("/")
     pattern = re.compile(glob_translate(wanted))
 
     def matches(entry: FileEntry) -> bool:
         """Tell whether the glob matches a file, or a link to nothing may hide files that match."""
         if pattern.match(entry.path):
             return True
-        return not entry.etag and _may_hold(entry.path, wanted.split("/"))
+        if entry.etag:  # not a link to nothing
+            return False
+        depth = entry.path.count("/") + 1
+        above = parts[:depth]
+        if "**" in above:
+            return True
+        is_above = re.match(glob_translate("/".join(above)), entry.path) is not None
+        return depth < len(parts) and is_above
 
     opener = root if links.follow else root.confine([root.uri])
     return _FoundFiles(opener, _in_batches(filter(matches, root.walk(links=links))))
-
-
-def _may_hold(folder: str, parts: list[str]) -> bool:
-    """Tell whether files that match a glob, given as the parts of its path, may lie in a folder."""
-    depth = folder.count("/") + 1
-    above = parts[:depth]
-    if "**" in above:
-        return True
-    return depth < len(parts) and bool(re.match(glob_translate("/".join(above)), folder))
 
 
 def _in_batches(entries: Iterable[FileEntry]) -> Iterator[pa.RecordBatch]:

@@ -121,16 +121,21 @@ class Manifest:
         Raises:
             InputError: Files lie outside the roots, or on several stores.
         """
+        scheme = uri_scheme(root.uri)
         for batch in self._rows(self.columns):
             names = _to_texts(batch["image_uri"])
             uris = self._resolve(names)
             files = uris.filter(_are_files(uris))
             self._check_below_roots(files)
-            others = files.filter(pc.invert(_are_of_scheme(files, uri_scheme(root.uri))))
+            if scheme == "file":
+                is_elsewhere = pc.match_substring_regex(files, _REMOTE)
+            else:
+                is_elsewhere = pc.invert(pc.starts_with(files, f"{scheme}://"))
+            others = files.filter(is_elsewhere)
             if len(others):
                 raise InputError(
-                    f"{others[0]}: a manifest names files of one store only, this one began with "
-                    f"{root.uri}"
+                    f"{others[0]}: not on the same store as {root.uri}, the first file of this "
+                    "manifest; write one manifest for each store"
                 )
             yield _make_batch(batch, names, uris, root)
 
@@ -162,9 +167,14 @@ class Manifest:
             check_text_lengths(manifest.metadata, column, _MOST_BYTES)
         found: dict[str, str] = {}
         for batch in self._rows(list(dict.fromkeys(["image_uri", column]))):
-            uris = self._resolve(_to_texts(batch["image_uri"])).to_pylist()
-            values = _to_texts(_drop_nan(batch[column])).to_pylist()
-            for uri, value in zip(uris, values, strict=True):
+            uris = self._resolve(_to_texts(batch["image_uri"]))
+            values = batch[column]
+            if pa.types.is_dictionary(values.type) and not _is_text(values.type.value_type):
+                values = values.dictionary_decode()
+            if pa.types.is_floating(values.type):
+                values = pc.if_else(pc.is_nan(values), None, values)
+            texts = _to_texts(values)
+            for uri, value in zip(uris.to_pylist(), texts.to_pylist(), strict=True):
                 if uri is not None and value is not None:
                     found[uri] = value
         return found
@@ -198,8 +208,9 @@ class Manifest:
             return name
         if not self.folder.is_local:
             return f"{self.folder.uri}/{name}"
+        path = os.path.join(self.folder.uri, name)
         # normalised: with two spellings, one file would be two images
-        return os.path.normpath(os.path.join(self.folder.uri, name)).replace("//", "/", 1)
+        return os.path.normpath(path).replace("//", "/", 1)
 
     def _check_below_roots(self, uris: pa.StringArray) -> None:
         """Raise InputError if a URI lies outside; the message counts all such rows."""
@@ -210,7 +221,7 @@ class Manifest:
             some = self._resolve(_to_texts(batch["image_uri"]))
             some = some.filter(_are_files(some))
             gate.count(some.to_pylist(), self.roots.find_outside(some).to_pylist())
-        raise InputError(f"{self.named}: {gate.stopped} images {gate.reason}")
+        raise InputError(f"{self.named}: {gate.stopped} images are {gate.reason}")
 
 
 def _join_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -269,11 +280,11 @@ def _check_column(
 ) -> None:
     times = len(schema.get_all_field_indices(name))
     if times > 1:
-        raise InputError(f"{uri}: the manifest has {times} columns {name}; keep one")
+        raise InputError(f"{uri}: the manifest has {times} columns named {name}; keep one")
     kind = schema.field(name).type
     if not is_usable(_value_type(kind)):
         raise InputError(
-            f"{uri}: the column {name} of the manifest is {kind}; write it as {remedy}"
+            f"{uri}: the column {name} of the manifest has the type {kind}; write it as {remedy}"
         )
 
 
@@ -301,15 +312,6 @@ def _is_shown_as_text(kind: pa.DataType) -> bool:
     types = pa.types
     are_kinds = (types.is_boolean, types.is_date, types.is_timestamp)
     return _is_text(kind) or _is_number(kind) or any(is_kind(kind) for is_kind in are_kinds)
-
-
-def _drop_nan(column: pa.Array) -> pa.Array:
-    """Return a column with null in place of NaN, and without a dictionary of numbers."""
-    if pa.types.is_dictionary(column.type) and not _is_text(column.type.value_type):
-        column = column.dictionary_decode()
-    if pa.types.is_floating(column.type):
-        return pc.if_else(pc.is_nan(column), None, column)
-    return column
 
 
 def _to_texts(column: pa.Array, quotes: str = "") -> pa.StringArray:
@@ -350,12 +352,6 @@ def _is_size(number: float | Decimal | None) -> bool:
     if number is None or not isfinite(number):
         return False
     return 0 <= number < 2**63 and number % 1 == 0
-
-
-def _are_of_scheme(uris: pa.StringArray, scheme: str) -> pa.BooleanArray:
-    if scheme == "file":
-        return pc.invert(pc.match_substring_regex(uris, _REMOTE))
-    return pc.starts_with(uris, f"{scheme}://")
 
 
 def _make_batch(

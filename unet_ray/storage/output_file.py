@@ -27,7 +27,7 @@ class OutputFile:
         Args:
             flag: Flag that names the file.
             uri: URI of the file.
-            options: Options of its store; None: there are none.
+            options: Options of its store; None: no options.
 
         Raises:
             InputError: The URI names a folder, or its folder cannot be written to.
@@ -35,7 +35,7 @@ class OutputFile:
         folder, slash, name = uri.rpartition("/")
         place = Storage.of(folder or slash or ".", options)
         if not name or (place.is_local and Path(place.path, name).is_dir()):
-            raise InputError(f"{flag} {uri}: a folder; name a file")
+            raise InputError(f"{flag} {uri}: this is a folder; name a file")
         place.check_writable()
         return OutputFile(flag, uri, place, name)
 

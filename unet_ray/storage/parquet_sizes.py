@@ -49,7 +49,12 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
         OversizedRowsError: The rows take too much for a file of that size; or its texts in lists
             and structs, which cannot be read as indices, could take too much.
     """
-    widths = [_value_bytes(column) for column in _list_columns(footer)]
+    widths = []
+    for column in _list_columns(footer):
+        if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+            widths.append(int(column.length))
+        else:  # a text is an index
+            widths.append(_VALUE_BYTES.get(column.physical_type, _INDEX_BYTES))
     num_bytes = footer.num_rows
     for group in _iterate_groups(footer):
         chunks = _list_chunks(group)
@@ -60,7 +65,7 @@ def check_footer_sizes(footer: pq.FileMetaData, file_bytes: int) -> None:
     if num_nested > _SAFE_TEXT_BYTES:
         raise OversizedRowsError(
             f"texts in lists or structs may take {num_nested / 2**20:.0f} MB of memory; at most "
-            f"{_SAFE_TEXT_BYTES / 2**20:.0f} MB of such texts are read"
+            f"{_SAFE_TEXT_BYTES / 2**20:.0f} MB of them are read"
         )
 
 
@@ -192,7 +197,7 @@ def check_text_lengths(footer: pq.FileMetaData, name: str, most_bytes: int) -> N
         if found > max(_SMALL_TEXT_BYTES, group.num_rows * most_bytes):
             raise OversizedRowsError(
                 f"the column {name} has {found} bytes in {group.num_rows} rows; at most "
-                f"{most_bytes} bytes in each are read"
+                f"{most_bytes} bytes per row are read"
             )
 
 
@@ -208,17 +213,10 @@ def drop_long_texts(column: pa.Array, most_bytes: int) -> pa.Array:
     return pc.if_else(pc.greater(pc.binary_length(encoded), most_bytes), None, encoded)
 
 
-def _value_bytes(column: pq.ColumnSchema) -> int:
-    """Return the size of a value in memory, or of its index for a text (bytes)."""
-    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
-        return int(column.length)
-    return _VALUE_BYTES.get(column.physical_type, _INDEX_BYTES)
-
-
 def _check_bytes(num_bytes: int, num_rows: int, file_bytes: int) -> None:
     most = max(_SMALL_BYTES, _MOST_TIMES * file_bytes)
     if num_bytes > most:
         raise OversizedRowsError(
-            f"{num_rows} rows take {num_bytes / 2**20:.0f} MB of memory or more; of a file of "
-            f"{file_bytes} bytes at most {most / 2**20:.0f} MB are read"
+            f"{num_rows} rows take at least {num_bytes / 2**20:.0f} MB of memory; those of a file "
+            f"of {file_bytes} bytes may take at most {most / 2**20:.0f} MB"
         )

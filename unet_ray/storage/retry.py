@@ -91,7 +91,7 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
 
     codes = (find_answer(error)[1], getattr(error, "error_code", None))
     if any(code in _ARCHIVED_CODES for code in codes):
-        return ArchivedFileError(f"{uri}: it is in an archive; restore it and run again")
+        return ArchivedFileError(f"{uri}: the file is in an archive; restore it and run again")
     of_extra = map_gcs_error(uri, error) or map_azure_error(uri, error)
     if of_extra is not None:
         return of_extra
@@ -105,7 +105,7 @@ def _mapped(uri: str, error: Exception) -> Exception | None:
         return ConnectionError(f"{uri}: {error}")
     if isinstance(error, boto.ParamValidationError):
         return InputError(
-            f"{uri}: not a name that the store allows: {' '.join(str(error).split())}"
+            f"{uri}: the store does not allow this name: {' '.join(str(error).split())}"
         )
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code"))

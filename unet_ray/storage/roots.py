@@ -69,13 +69,28 @@ class Roots:
         Args:
             uris: Normalised URIs; strings.
         """
-        outside = pc.invert(self._are_below_remote(uris))
+        below = pa.array([False] * len(uris), pa.bool_())
+        folders = []
+        for root in self.uris or ():
+            if uri_scheme(root) == "file":
+                folders.append(root)
+            else:
+                is_here = pc.or_(pc.equal(uris, root), pc.starts_with(uris, f"{root}/"))
+                below = pc.or_(below, is_here)
+        outside = pc.or_(pc.invert(below), pc.match_substring_regex(uris, _STEPS_UP))
         is_path = pc.invert(pc.match_substring_regex(uris, _REMOTE))
         if not pc.any(is_path).as_py():
             return outside
         find_real = lru_cache(_FOLDERS)(os.path.realpath)
-        paths = uris.filter(is_path).to_pylist()
-        are_outside = [not self._holds_path(path, find_real) for path in paths]
+        if not self.follow_links:
+            folders = [find_real(folder) for folder in folders]
+        are_outside = []
+        for path in uris.filter(is_path).to_pylist():
+            is_inside = False
+            if path.startswith("/"):
+                real = self._resolve(path, find_real)
+                is_inside = any(is_below(real, folder) for folder in folders)
+            are_outside.append(not is_inside)
         return pc.replace_with_mask(outside, is_path, pa.array(are_outside))
 
     def hold(self, uri: str) -> bool:
@@ -100,23 +115,6 @@ class Roots:
     def locate(self, uri: str) -> str:
         """Return the form in which a URI is compared: a path with links resolved, or the URI."""
         return self._resolve(uri, os.path.realpath) if uri_scheme(uri) == "file" else uri
-
-    def _are_below_remote(self, uris: pa.Array) -> pa.Array:
-        below = pa.array([False] * len(uris), pa.bool_())
-        for root in self.uris or ():
-            if uri_scheme(root) != "file":
-                is_here = pc.or_(pc.equal(uris, root), pc.starts_with(uris, f"{root}/"))
-                below = pc.or_(below, is_here)
-        return pc.and_(below, pc.invert(pc.match_substring_regex(uris, _STEPS_UP)))
-
-    def _holds_path(self, path: str, find_real: Callable[[str], str]) -> bool:
-        if not path.startswith("/"):
-            return False
-        real = self._resolve(path, find_real)
-        folders = [root for root in self.uris or () if uri_scheme(root) == "file"]
-        if self.follow_links:
-            return any(is_below(real, folder) for folder in folders)
-        return any(is_below(real, find_real(folder)) for folder in folders)
 
     def _resolve(self, path: str, find_real: Callable[[str], str]) -> str:
         """Return where a path really leads.
@@ -182,8 +180,12 @@ class Gate:
     def flag(self) -> str:
         """The flag that would admit the stopped URIs, and those that have passed so far."""
         known = list(self.roots.uris or ()) if self.passed else []
-        groups = sorted(self._ends)[:_SUGGESTED]
-        more = [_shared_folder(*self._ends[group]) for group in groups]
+        more = []
+        for group in sorted(self._ends)[:_SUGGESTED]:
+            # the deepest folder with all URIs of the group; it ends before the first comma, since
+            # the flag separates folders by commas
+            shared = os.path.commonprefix(list(self._ends[group]))  # noqa: RUF071 (cut at the last /)
+            more.append(shared.partition(",")[0].rpartition("/")[0] or "/")
         folders = ",".join(dict.fromkeys(known + more))
         return f"{FLAG} {shlex.quote(folders)}"
 
@@ -231,12 +233,3 @@ def fixed_part(glob: str) -> str:
         return glob
     folder, slash, _ = glob[: min(places)].rpartition("/")
     return folder or slash or "."
-
-
-def _shared_folder(least: str, greatest: str) -> str:
-    """Return the deepest folder that holds all URIs between two in sorted order.
-
-    It ends before the first comma, since the flag separates folders by commas.
-    """
-    shared = str(os.path.commonprefix([least, greatest]))  # noqa: RUF071 (cut at the last /)
-    return shared.partition(",")[0].rpartition("/")[0] or "/"

@@ -105,7 +105,7 @@ class Storage:
 
         Args:
             uri: Path or URI.
-            options: Options of its store, which override the variables; None: there are none.
+            options: Options of its store, which override the variables; None: no options.
 
         Raises:
             InputError: The scheme is not allowed, its package is not installed, the URI is not
@@ -134,7 +134,7 @@ class Storage:
     def _backend(self) -> Backend:
         scheme = uri_scheme(self.uri)
         if scheme not in _BACKENDS:
-            raise InputError(f"{redact(self.uri)}: no store is opened at {scheme}://")
+            raise InputError(f"{redact(self.uri)}: {scheme}:// is not supported")
         if scheme == "file":
             if self.uri.startswith("file://"):  # a name in data that is not a path: say why
                 normalise_uri(self.uri, _BACKENDS)
@@ -175,7 +175,9 @@ class Storage:
 
         A URI outside this folder is its own name.
         """
-        return self.uri.rpartition("/")[2] if uri == self.uri else uri.removeprefix(f"{self.uri}/")
+        if uri == self.uri:
+            return uri.rpartition("/")[2]
+        return uri.removeprefix(f"{self.uri}/")
 
     def join(self, path: str) -> Storage:
         """Return a folder below this one."""
@@ -200,7 +202,7 @@ class Storage:
 
         Args:
             path: Path of the file.
-            limit: Largest size of the file (bytes); None: there is none.
+            limit: Largest size of the file (bytes); None: no limit.
 
         Raises:
             FileTooLargeError: The store says that the file is longer than `limit`.
@@ -222,7 +224,7 @@ class Storage:
         Args:
             offset: First byte.
             size: Number of bytes; None: all that are left.
-            limit: Largest size of a file that is read whole (bytes); None: there is none.
+            limit: Largest size of a file that is read whole (bytes); None: no limit.
 
         Raises:
             FileTooLargeError: The store says that the file is longer than `limit`.
@@ -279,13 +281,13 @@ class Storage:
         return self._retry(uri, lambda: self._backend.create(uri, data))
 
     def delete(self, path: str) -> None:
-        """Remove a file; a missing one is no error."""
+        """Remove a file; a missing one is not an error."""
         uri = self.uri_of(path)
         with suppress(FileNotFoundError):
             self._retry(uri, lambda: self._backend.delete(uri))
 
     def delete_all(self, paths: Iterable[str]) -> None:
-        """Remove files in parallel, in no particular order; missing ones are no error.
+        """Remove files in parallel, in no particular order; missing ones are not an error.
 
         Each takes a request, because stores differ on requests that delete many objects at once.
         """
@@ -294,7 +296,7 @@ class Storage:
                 pass
 
     def delete_folder(self, path: str) -> None:
-        """Remove all files below a folder; a missing folder is no error.
+        """Remove all files below a folder; a missing folder is not an error.
 
         A link is removed, but not the file or folder that it leads to.
         """
@@ -390,10 +392,11 @@ class Storage:
             yield
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else self.uri_of(path)
+            reason = error.strerror or str(error)
             raise ListingError(
-                f"{named}: not everything in this folder can be listed "
-                f"({error.strerror or error}); files that were not seen are not taken for deleted: "
-                "make it readable, or mount it, and run again"
+                f"{named}: this folder cannot be listed completely ({reason}); files that were "
+                "not listed do not count as deleted; make the folder readable or mount it, and run "
+                "again"
             ) from error
 
     def check_writable(self, size: int = _TEST_BYTES) -> None:
@@ -419,7 +422,7 @@ class Storage:
             if is_disk_full(error):
                 raise UnetRayError(one_line(error)) from error
             raise InputError(
-                f"{self.uri}: cannot be written ({error}); check the URI and the credentials"
+                f"{self.uri}: cannot be written to ({error}); check the URI and the credentials"
             ) from None
 
     def _retry(self, uri: str, operation: Callable[[], Result]) -> Result:
@@ -428,7 +431,7 @@ class Storage:
 
 def dangling_link(uri: str) -> ListingError:
     """Return the error for a link to nothing: a file or a whole folder may be missing."""
-    return ListingError(f"{uri}: a link to nothing; mount what it leads to, or remove the link")
+    return ListingError(f"{uri}: a link to nothing; mount its target or remove the link")
 
 
 def is_allowed(uri: str) -> bool:

@@ -119,7 +119,8 @@ def _start(pid: int) -> int:
     Raises:
         ProcessLookupError: It has ended, and its parent has not asked for its exit code yet.
     """
-    state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text()
+    state, *rest = fields.rpartition(")")[2].split()
     if state in "ZX":
         raise ProcessLookupError(pid)
     return int(rest[18])

@@ -61,7 +61,7 @@ def normalise_uri(uri: str, schemes: Collection[str]) -> str:
             read in two ways, or a name that is not UTF-8.
     """
     if not is_utf8(uri):
-        raise InputError(f"{escape_controls(_shorten(uri))}: a name that is not UTF-8; rename it")
+        raise InputError(f"{escape_controls(_shorten(uri))}: the name is not UTF-8; rename it")
     scheme = uri_scheme(uri)
     if scheme == "file":
         return _normalise_path(uri)
@@ -69,7 +69,7 @@ def normalise_uri(uri: str, schemes: Collection[str]) -> str:
         raise InputError(f"{redact(uri)}: write {_SPELLINGS[scheme]}:// instead of {scheme}://")
     if scheme not in schemes:
         known = ", ".join(f"{name}://" for name in schemes if name != "file")
-        raise InputError(f"{redact(uri)}: no store is opened at {scheme}://; give a path, {known}")
+        raise InputError(f"{redact(uri)}: {scheme}:// is not supported; give a path, {known}")
     bucket = _bucket(uri)
     if not bucket:
         raise InputError(f"{uri}: names no bucket; write {scheme}://BUCKET/PATH")
@@ -89,7 +89,7 @@ def _normalise_path(uri: str) -> str:
     if uri.startswith("file://"):
         path = unquote(uri.removeprefix("file://"), errors="surrogateescape")
         if not is_utf8(path):
-            raise InputError(f"{_shorten(uri)}: a name that is not UTF-8; rename it")
+            raise InputError(f"{_shorten(uri)}: the name is not UTF-8; rename it")
         if not path.startswith("/"):
             raise InputError(f"{_shorten(uri)}: names another machine; write file:///PATH")
     if path.startswith("~"):
@@ -97,7 +97,7 @@ def _normalise_path(uri: str) -> str:
             f"{_shorten(uri)}: ~ is not expanded here; write the whole path, or ./~ for that name"
         )
     if "\0" in path:
-        raise InputError(f"{_shorten(uri)!r}: no path has a NUL character in it")
+        raise InputError(f"{_shorten(uri)!r}: a path cannot contain a NUL character")
     return re.sub("^//", "/", os.path.abspath(path))
 
 

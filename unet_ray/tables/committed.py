@@ -55,7 +55,9 @@ class CommittedShards:
         return self._select(lambda entry: entry.path in paths)
 
     def _select(self, is_wanted: Callable[[FileEntry], bool]) -> CommittedShards:
-        files = {name: list(filter(is_wanted, entries)) for name, entries in self.files.items()}
+        files = {}
+        for table, entries in self.files.items():
+            files[table] = [entry for entry in entries if is_wanted(entry)]
         return CommittedShards(self.output, files)
 
     def iterate(self, table: str, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -88,7 +90,10 @@ class CommittedShards:
             InputError: A shard is damaged, or one of its files is missing.
         """
         paths = [entry.path for entry in self.files["images"]]
-        sizes = {f"{table}/{e.path}": e.size for table in SCHEMAS for e in self.files[table]}
+        sizes = {}
+        for table in SCHEMAS:
+            for entry in self.files[table]:
+                sizes[f"{table}/{entry.path}"] = entry.size
         wanted = [f"{table}/{path}" for path in paths for table in SCHEMAS]
         sized = [(path, sizes.get(path, 0)) for path in wanted]
         files = read_whole_files(self.output, sized, SCHEMAS)
@@ -126,8 +131,10 @@ def _date_of(path: str) -> str:
 
 def _list_table(output: Storage, table: str) -> list[FileEntry]:
     """Return the shards of a table, committed or not."""
-    entries = output.entries(table, missing_ok=True)
-    strays = [e for e in entries if e.path.endswith(".parquet") and not is_shard(e.path)]
-    if strays:
-        raise InputError(f"{strays[0].uri}: not part of the tables; move it away")
-    return [entry for entry in entries if is_shard(entry.path)]
+    shards = []
+    for entry in output.entries(table, missing_ok=True):
+        if is_shard(entry.path):
+            shards.append(entry)
+        elif entry.path.endswith(".parquet"):
+            raise InputError(f"{entry.uri}: not part of the tables; move it away")
+    return shards

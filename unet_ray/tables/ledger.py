@@ -153,7 +153,7 @@ def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storag
 
     Args:
         uri: Output of segmentation; a storage has its own options.
-        options: Options of its store; None: there are none.
+        options: Options of its store; None: no options.
 
     Returns:
         Root of the tables.
@@ -162,15 +162,17 @@ def tables_at(uri: str | Storage, options: StoreOptions | None = None) -> Storag
         InputError: There are no tables at the URI, or they cannot be read.
     """
     if isinstance(uri, Storage):
-        output, named = uri, uri.uri
+        output = uri
+        named = uri.uri
     else:
-        output, named = Storage.of(uri, options), uri
+        output = Storage.of(uri, options)
+        named = uri
     try:
         is_there = output.exists("images")
     except OSError as error:
         raise InputError(f"{named}: the tables cannot be read: {error}") from None
     if not is_there:
-        raise InputError(f"{named}: no tables here (images/); check --tables")
+        raise InputError(f"{named}: no tables here (there is no folder images/); check --tables")
     return output
 
 
@@ -211,7 +213,7 @@ def summarize_run(output: Storage, run_id: str, without: Collection[str] = ()) -
                 f"SELECT {column} AS kind, count(*) AS n FROM {table} "  # noqa: S608
                 f"WHERE {column} IS NOT NULL GROUP BY kind ORDER BY n DESC, kind"
             )
-            sums[field] = dict(zip(rows["kind"].to_pylist(), rows["n"].to_pylist(), strict=True))
+            sums[field] = {row["kind"]: row["n"] for row in rows.to_pylist()}
     return dict(sums) | {"shards": sorted(shard_task(entry.path) for entry in images)}
 
 

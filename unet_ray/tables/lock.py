@@ -219,7 +219,8 @@ def _parse_lock(output: Storage, content: bytes | None) -> dict[str, Any] | None
 
 def _make_shape_error(output: Storage) -> InputError:
     return InputError(
-        f"{output.uri}/{_LOCK}: not a lock of unet_ray; if no run writes to this output, remove it"
+        f"{output.uri}/{_LOCK}: not a lock file of unet_ray; if no run writes to this output, "
+        "remove it"
     )
 
 

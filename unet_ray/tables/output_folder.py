@@ -168,7 +168,7 @@ def take_inventory(output: Storage, others_ok: bool = False) -> Inventory:
 
     Raises:
         InputError: A folder cannot be listed, the store does not return a record, or there are
-            other files. A damaged record is no error: it is `unreadable`.
+            other files. A damaged record is not an error: it is `unreadable`.
     """
     shards: dict[str, dict[str, FileEntry]] = {table: {} for table in TABLES}
     others = []
@@ -270,12 +270,13 @@ def remove_runs(inventory: Inventory, known: Mapping[str, Mapping[str, Any]]) ->
         run_id: inventory.records.get(run_id) or {"run_id": run_id, **fields}
         for run_id, fields in known.items()
     }
-    write_run_records(output, {i: record | {"status": PRUNING} for i, record in records.items()})
+    pruning = {run_id: record | {"status": PRUNING} for run_id, record in records.items()}
+    pruned = {run_id: record | {"status": PRUNED} for run_id, record in records.items()}
+    write_run_records(output, pruning)
     for table in TABLES:
-        output.delete_all(
-            f"{table}/{path}" for path in inventory.shards[table] if shard_run_id(path) in records
-        )
-    write_run_records(output, {i: record | {"status": PRUNED} for i, record in records.items()})
+        paths = [path for path in inventory.shards[table] if shard_run_id(path) in records]
+        output.delete_all(f"{table}/{path}" for path in paths)
+    write_run_records(output, pruned)
 
 
 def finish_prunes(inventory: Inventory) -> list[str]:

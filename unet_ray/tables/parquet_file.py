@@ -46,7 +46,8 @@ def to_parquet(table: pa.Table) -> bytes:
     )
     data = buffer.getvalue()
     start = len(data) - _TRAILER_BYTES - _footer_bytes(data)
-    return b"".join([data[:start], _MARK, sha256(data[start:]).digest(), data[start:]])
+    end = data[start:]
+    return b"".join([data[:start], _MARK, sha256(end).digest(), end])
 
 
 def read_parquet(
@@ -74,7 +75,11 @@ def read_parquet(
         footer = pq.read_metadata(file)
         check_footer_sizes(footer, file.seek(0, io.SEEK_END))
         stored = footer.schema.to_arrow_schema()
-        _check_types(stored)
+        for field in stored:
+            if _makes_objects(field.type):
+                raise DamagedFileError(
+                    f"its column {field.name!r} has the type {field.type}, which is not read"
+                )
         if columns is None:
             columns = stored
         else:
@@ -137,28 +142,22 @@ def _check_digest(file: SeekableFile) -> None:
         return  # too short for a digest
     file.seek(size - wanted)
     end = file.read()
-    digest, footer = end[len(_MARK) : _DIGEST_BYTES], end[_DIGEST_BYTES:]
+    digest = end[len(_MARK) : _DIGEST_BYTES]
+    footer = end[_DIGEST_BYTES:]
     if end.startswith(_MARK) and sha256(footer).digest() != digest:
-        raise DamagedFileError("the footer is not what was written")
+        raise DamagedFileError("the footer does not match its digest")
 
 
 def _footer_bytes(end: bytes) -> int:
     return int.from_bytes(end[-_TRAILER_BYTES:-4], "little")
 
 
-def _check_types(stored: pa.Schema) -> None:
-    """Raise DamagedFileError if values of a column, or of a part of one, become Python objects.
-
-    A file names a type, and the library that registered the type makes the objects. Values of
-    `ray.data.arrow_pickled_object` are unpickled, which runs any code that their writer chose.
-    """
-    for field in stored:
-        if _makes_objects(field.type):
-            raise DamagedFileError(f"its column {field.name!r} is of the type {field.type}")
-
-
 def _makes_objects(kind: pa.DataType) -> bool:
-    """Tell whether a Python library registered a type, or a part of it."""
+    """Tell whether a Python library registered a type, or a part of it, and makes its values.
+
+    Such values are refused: those of `ray.data.arrow_pickled_object` are unpickled, which runs any
+    code that the file's writer chose.
+    """
     if isinstance(kind, pa.ExtensionType):
         return True
     if pa.types.is_dictionary(kind):
@@ -171,9 +170,9 @@ def _check_names(names: list[str], columns: pa.Schema, schema: pa.Schema) -> Non
     if set(names).isdisjoint(columns.names):
         raise DamagedFileError(f"it has none of the columns {', '.join(columns.names)}")
     unknown = sorted(set(names) - set(schema.names))
-    missing = set(schema.names) - set(names)
+    missing = sorted(set(schema.names) - set(names))
     if unknown and missing:
-        raise DamagedFileError(f"it has a column {unknown[0]!r} instead of one of its own")
+        raise DamagedFileError(f"it has an unknown column {unknown[0]!r} and lacks {missing[0]!r}")
 
 
 def _read_columns(file: SeekableFile, footer: pq.FileMetaData, columns: pa.Schema) -> pa.Table:

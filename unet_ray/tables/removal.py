@@ -166,29 +166,38 @@ def remove_images(inventory: Inventory, found: Found, hashes: Collection[str]) -
     for run_id in {shard_run_id(path) for path in found}:
         if f"runs/{run_id}.json" in inventory.unreadable:
             raise InputError(
-                f"{output.uri}/runs/{run_id}.json: not a readable run record, which must say what "
-                "is removed; restore or delete it, then prune again"
+                f"{output.uri}/runs/{run_id}.json: not a readable run record, but it must list "
+                "what is removed; restore or delete it, then prune again"
             )
-    sums, names = _sum_up(inventory, found), _removed_names(found)
+    sums = _sum_up(inventory, found)
+    names = _removed_names(found)
+    removed_at = datetime.now(UTC).isoformat(timespec="seconds")
     begun = {}
     for run_id in sorted(records.keys() | sums.keys()):
         record = _without_mentions(records.get(run_id) or sums[run_id].known, names)
         if run_id in sums and REMOVING not in record:
-            record = _lowered(record, sums[run_id]) | {REMOVING: _intent(sums[run_id], hashes)}
+            lost = [
+                {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
+                for rows in sums[run_id].rows.values()
+            ]
+            record = _lowered(record, sums[run_id])
+            record[REMOVING] = {"uri_sha256": sorted(hashes), "rows": lost}
         if record != records.get(run_id):
             begun[run_id] = record
     write_run_records(output, begun)
     records |= begun
     _rewrite_shards(inventory, found)
-    removed, done = [], {}
+    removed = []
+    done = {}
     for run_id, record in sorted(records.items()):
         if REMOVING in record:
             rest = dict(record)
             rows = rest.pop(REMOVING)["rows"]
-            done[run_id] = rest | {REMOVED: [*rest.get(REMOVED, []), *rows]}
-            removed += [
-                RemovedRows(run_id, **{name: row[name] for name in _COUNTED}) for row in rows
-            ]
+            earlier = rest.get(REMOVED, [])
+            done[run_id] = rest | {REMOVED: [*earlier, *rows]}
+            for row in rows:
+                counts = {name: row[name] for name in _COUNTED}
+                removed.append(RemovedRows(run_id, **counts))
     write_run_records(output, done)
     return removed
 
@@ -230,16 +239,6 @@ def _sum_up(inventory: Inventory, found: Found) -> dict[str, _RunSums]:
     return by_run
 
 
-def _intent(sums: _RunSums, hashes: Collection[str]) -> dict[str, Any]:
-    """Return the fields of a record for a removal that begins."""
-    removed_at = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [
-        {"removed_at": removed_at} | {name: getattr(rows, name) for name in _COUNTED}
-        for rows in sums.rows.values()
-    ]
-    return {"uri_sha256": sorted(hashes), "rows": rows}
-
-
 def _lowered(record: Mapping[str, Any], sums: _RunSums) -> dict[str, Any]:
     """Return a record whose counts are lowered by the rows that a run loses.
 
@@ -278,11 +277,10 @@ def _without_mentions(record: Mapping[str, Any], names: Collection[str]) -> dict
     cleaned = dict(record)
     messages = record.get("error_messages")
     if isinstance(messages, dict):
-        cleaned["error_messages"] = {
-            message: count
-            for message, count in messages.items()
-            if not any(name in message for name in names)
-        }
+        cleaned["error_messages"] = {}
+        for message, count in messages.items():
+            if not any(name in message for name in names):
+                cleaned["error_messages"][message] = count
     groups = record.get("set_aside")
     if isinstance(groups, list):
         starts = tuple(f"{name}#" for name in names)

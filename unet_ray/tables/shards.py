@@ -221,8 +221,8 @@ def named_errors(uri: str) -> Iterator[None]:
         yield
     except DamagedFileError as error:
         raise InputError(
-            f"{uri}: damaged, or no shard of these tables ({error}); bring it back from a backup, "
-            "or let unet-ray prune --damaged remove it, so that its images are done again "
+            f"{uri}: damaged, or not a shard of these tables ({error}); restore it from a backup, "
+            "or remove it with unet-ray prune --damaged so that its images are done again "
             "(unet-ray verify lists all damaged files)"
         ) from error
     except OSError as error:

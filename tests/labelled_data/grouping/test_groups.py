@@ -113,7 +113,7 @@ def test_groups_are_the_values_of_a_column_of_the_manifest(
         (
             "patient",
             {"patient": [[1], [1], [2], [2]]},
-            "the column patient of the manifest is list",
+            "the column patient of the manifest has the type list",
         ),
         ("s.", {"s.": ["p", "p", "q", "q"]}, "write (?:s.) for the expression, or rename the"),
         (

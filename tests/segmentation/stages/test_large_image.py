@@ -331,5 +331,5 @@ def test_a_window_of_a_mask_is_that_window_of_the_whole_mask(
     np.testing.assert_array_equal(
         image_masks(tables, "a", window)["cell"], mask[top : top + height, left : left + width]
     )
-    with pytest.raises(InputError, match="leaves the image of 110×110 px"):
+    with pytest.raises(InputError, match="extends beyond the image of 110×110 px"):
         image_masks(tables, "a", Box(0, 0, 111, 1))

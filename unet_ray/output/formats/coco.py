@@ -40,8 +40,8 @@ _COCO_PIXELS = 2**32
 """Pixels from which an image is too large for run lengths: pycocotools counts in 32 bits."""
 _GROUP_BYTES = 2**21
 """Size of the outlines (WKB) encoded together (bytes); a larger image is encoded alone."""
-_TOO_LARGE = "images left out: COCO's run lengths end at 2^32 px, give --polygons"
-_TOO_LONG = "regions left out: outlines too long to become run lengths, give --polygons"
+_TOO_LARGE = "images left out: too large for COCO's run lengths (2^32 px), give --polygons"
+_TOO_LONG = "regions left out: outlines too long for run lengths, give --polygons"
 
 
 def write_coco(
@@ -61,9 +61,11 @@ def write_coco(
     Raises:
         InputError: Class ids have several names.
     """
-    result, classes = ExportResult(files=1, root=names.root), dict[int, str]()
+    result = ExportResult(files=1, root=names.root)
+    classes = dict[int, str]()
     with tempfile.TemporaryDirectory(prefix=temporary_prefix()) as folder:
-        whole, annotations = Path(folder) / "whole.json", Path(folder) / "annotations"
+        whole = Path(folder) / "whole.json"
+        annotations = Path(folder) / "annotations"
         with whole.open("w") as head, annotations.open("w") as body:
             head.write(
                 '{"info": {"description": "exported by unet_ray"}, "licenses": [], "images": ['
@@ -134,10 +136,13 @@ def _group_images(shard: Tables, as_polygons: bool, notes: Counter[str]) -> Iter
     regions = regions.sort_by([(key, "ascending") for key in _KEYS])
     uris = regions["image_uri"].to_numpy(zero_copy_only=False)
     wanted = np.array([row["image_uri"] for row in rows], object)
-    firsts, stops = (np.searchsorted(uris, wanted, side) for side in ("left", "right"))
-    code_bytes = np.cumsum(np.append(0, pc.binary_length(regions["geometry"]).to_numpy()))
-    numbers = np.cumsum(code_bytes[stops] - code_bytes[firsts]) // _GROUP_BYTES
-    for some in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(numbers)) + 1):
+    firsts = np.searchsorted(uris, wanted, "left")
+    stops = np.searchsorted(uris, wanted, "right")
+    sizes = pc.binary_length(regions["geometry"]).to_numpy()
+    ends = np.cumsum(np.append(0, sizes))
+    numbers = np.cumsum(ends[stops] - ends[firsts]) // _GROUP_BYTES
+    starts_of_groups = np.flatnonzero(np.diff(numbers)) + 1
+    for some in np.split(np.arange(len(rows)), starts_of_groups):
         num_regions = stops[some] - firsts[some]
         of_some = regions.take(ranges(firsts[some], num_regions))
         yield _Group([rows[index] for index in some], num_regions, of_some)
@@ -156,22 +161,22 @@ def _make_annotations(
     for row, num_found in zip(group.rows, group.num_regions.tolist(), strict=True):
         check_region_count(row, num_found, notes)
     place = np.repeat(np.arange(len(group.rows)), group.num_regions)
-    sizes = np.array([(row["height"], row["width"]) for row in group.rows], np.int64)[place]
+    sides = [(row["height"], row["width"]) for row in group.rows]
+    sizes = np.array(sides, np.int64)[place]
     codes = group.regions["geometry"].to_pylist()
     sound, outlines = find_outlines(codes, sizes[:, 0], sizes[:, 1], notes)
     place, sizes = place[sound], sizes[sound]
     if as_polygons:
-        holes = int(np.sum(shapely.get_num_interior_rings(shapely.get_parts(outlines))))
-        notes["holes filled: COCO's polygons cannot have holes"] += holes
+        holes = shapely.get_num_interior_rings(shapely.get_parts(outlines))
+        notes["holes filled: COCO's polygons cannot have holes"] += int(np.sum(holes))
         shapes: Iterable[Any] = map(_list_rings, outlines)
     else:
+        encoded = zip(sizes.tolist(), encode_outlines(outlines, *sizes.T), strict=True)
         shapes = (
             None if counts is None else {"size": size, "counts": counts.decode()}
-            for size, counts in zip(
-                sizes.tolist(), encode_outlines(outlines, *sizes.T), strict=True
-            )
+            for size, counts in encoded
         )
-    pixels_um2 = [*map(measure_pixel_area, group.rows)]
+    pixels_um2 = [measure_pixel_area(row) for row in group.rows]
     found = _iterate_rows(group.regions.select(_ANNOTATION).take(sound))
     for index, shape, columns in zip(place.tolist(), shapes, found, strict=True):
         if shape is None:
@@ -194,9 +199,10 @@ def _make_annotations(
 
 def _iterate_rows(regions: pa.Table) -> Iterator[tuple[Any, ...]]:
     """Yield class, score, area, and left, top, right and bottom of the box of each region."""
-    box = (pc.struct_field(regions["bbox"], side) for side in ("xmin", "ymin", "xmax", "ymax"))
-    columns = *(regions[name] for name in ("class_id", "score", "area")), *box
-    return zip(*(column.to_pylist() for column in columns), strict=True)
+    columns = [regions[name].to_pylist() for name in ("class_id", "score", "area")]
+    for side in ("xmin", "ymin", "xmax", "ymax"):
+        columns.append(pc.struct_field(regions["bbox"], side).to_pylist())
+    return zip(*columns, strict=True)
 
 
 def _list_rings(outline: shapely.Geometry) -> list[list[float]]:

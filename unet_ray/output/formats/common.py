@@ -67,7 +67,7 @@ class ImageFile:
     regions: int = 0
     """Number of regions in it."""
     note: str = ""
-    """Note that counts the images of its kind; empty: there is none."""
+    """Note that counts the images of its kind; empty: no note."""
 
 
 def iterate_images(shard: Tables) -> Iterator[tuple[dict[str, Any], Any]]:
@@ -96,7 +96,9 @@ def take_outlines(
     check_region_count(row, len(regions), notes)
     sides = row["height"], row["width"]
     sound, outlines = find_outlines(regions["geometry"].to_pylist(), *sides, notes)
-    return (regions if len(sound) == len(regions) else regions.take(sound)), outlines
+    if len(sound) < len(regions):
+        regions = regions.take(sound)
+    return regions, outlines
 
 
 def check_region_count(row: Mapping[str, Any], num_regions: int, notes: Counter[str]) -> None:
@@ -154,7 +156,7 @@ def write_files(output: Storage, files: Iterable[ImageFile], result: ExportResul
             most_size=_UNWRITTEN_BYTES,
         ):
             if not is_written:
-                result.notes["images left out: a file of such a name cannot be written here"] += 1
+                result.notes["images left out: the output cannot hold a file of that name"] += 1
                 continue
             result.count(images=1, files=1, regions=file.regions)
             if file.note:
@@ -183,14 +185,15 @@ def add_classes(classes: dict[int, str], shard: Tables) -> None:
         InputError: A class id has several names, or a name several ids.
     """
     numbers = {name: number for number, name in classes.items()}
-    for number, name in set(
-        zip(*(shard.masks[c].to_pylist() for c in ("class_id", "class_name")), strict=True)
-    ):
+    class_ids = shard.masks["class_id"].to_pylist()
+    class_names = shard.masks["class_name"].to_pylist()
+    for number, name in set(zip(class_ids, class_names, strict=True)):
         is_new = name not in numbers and number not in classes
         if not is_new and (numbers.get(name), classes.get(number)) != (number, name):
             raise InputError(
-                f"class {number} is {name} in some rows and not in others: they are of several "
-                "models; give --date of a run with one model, or let the newer model do all images "
-                "first"
+                f"class {number} is {name} in some rows and not in others: the rows come from "
+                "several models; give a --date with rows of one model, or first segment all images "
+                "with the newer model"
             )
-        classes[number], numbers[name] = name, number
+        classes[number] = name
+        numbers[name] = number

@@ -46,7 +46,7 @@ _READS = 16
 """Number of images whose headers are fetched in parallel; one process decodes them in turn."""
 _AHEAD_BYTES = 2**26
 """Size of the regions of images whose places are read ahead (bytes); a larger image goes alone."""
-_UNREADABLE = "images whose place on the map cannot be read: gone, damaged, or no answer"
+_UNREADABLE = "images whose place on the map cannot be read: missing, damaged or unreachable"
 _FEATURE = [
     "image_uri",
     "region_id",
@@ -78,7 +78,7 @@ def write_geojson(
         shards: Current rows, shard by shard.
         names: File names of the images.
         output: Folder to write to.
-        gate: Says which images may be opened: the tables name them, whoever wrote those.
+        gate: Decides which images may be opened, since the tables that name them are not trusted.
 
     Returns:
         Counts of what was written.
@@ -96,33 +96,29 @@ def _format_files(
     for image in _locate_images(shards, gate, notes):
         row, place = image.row, image.place
         regions, outlines = take_outlines(row, image.regions, notes)
-        outlines = (
-            place.to_map(outlines)
-            if place
-            else shapely.transform(outlines, lambda xy: xy * [1, -1])
-        )
-        crs = f'"crs": {json.dumps(_describe_crs(place))}, ' if place else ""
+        if place:
+            note = "images on a map"
+            outlines = place.to_map(outlines)
+            name = json.dumps(f"urn:ogc:def:crs:EPSG::{place.epsg}")
+            crs = f'"crs": {{"type": "name", "properties": {{"name": {name}}}}}, '
+        else:
+            note = "images in pixels, y upwards"
+            outlines = shapely.transform(outlines, lambda xy: xy * [1, -1])
+            crs = ""
         kept = _add_areas(regions, row).select([*_FEATURE, _AREA_UM2.name]).to_pylist()
-        features = map(_format_feature, kept, shapely.to_geojson(outlines))
+        features = []
+        for properties, geometry in zip(kept, shapely.to_geojson(outlines), strict=True):
+            # QGIS would make a text column of a property that is null in a whole file
+            known = {key: value for key, value in properties.items() if value is not None}
+            known_json = json.dumps(known)
+            features.append(
+                f'{{"type": "Feature", "properties": {known_json}, "geometry": {geometry}}}'
+            )
         uri = json.dumps(row["image_uri"])
         head = f'{{"type": "FeatureCollection", "image_uri": {uri}, {crs}"features": [\n'
         text = head + ",\n".join(features) + "\n]}\n"
         path = names.with_suffix(row["image_uri"], ".geojson")
-        note = "images on a map" if place else "images in pixels, y upwards"
-        yield ImageFile(path, text.encode(), len(kept), note)
-
-
-def _describe_crs(place: Georeference) -> dict[str, Any]:
-    return {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{place.epsg}"}}
-
-
-def _format_feature(row: dict[str, Any], geometry: str) -> str:
-    """Format a region as a feature, without the properties that are not known.
-
-    QGIS would make a text column of a property that is null in a whole file.
-    """
-    properties = json.dumps({name: value for name, value in row.items() if value is not None})
-    return f'{{"type": "Feature", "properties": {properties}, "geometry": {geometry}}}'
+        yield ImageFile(path, text.encode(), regions=len(kept), note=note)
 
 
 def write_geoparquet(
@@ -137,7 +133,7 @@ def write_geoparquet(
         shards: Current rows, shard by shard.
         _: Unused; all formats have the same parameters.
         output: Folder to write to.
-        gate: Says which images may be opened: the tables name them, whoever wrote those.
+        gate: Decides which images may be opened, since the tables that name them are not trusted.
 
     Returns:
         Counts of what was written.
@@ -203,9 +199,11 @@ class _RowsOnMaps:
 
     def add(self, epsg: int, geometry: NDArray[Any], regions: pa.Table) -> None:
         """Add the regions of an image, which may have none, with their outlines as WKB."""
-        columns = [pa.array(geometry, pa.binary()), *regions.select(_SIZED_REGIONS.names).columns]
+        others = regions.select(_SIZED_REGIONS.names)
+        columns = [pa.array(geometry, pa.binary()), *others.columns]
+        table = pa.Table.from_arrays(columns, schema=self._schema)
         numbers = self._batches.setdefault(epsg, [])
-        for batch in pa.Table.from_arrays(columns, schema=self._schema).to_batches():
+        for batch in table.to_batches():
             self._writer.write_batch(batch)
             numbers.append(self._count)
             self._count += 1
@@ -226,7 +224,7 @@ class _RowsOnMaps:
 
 def _note_not_opened(result: ExportResult, gate: Gate) -> None:
     if gate.stopped:
-        result.notes[f"images not looked at for their place on the map: {gate.reason}"] = (
+        result.notes[f"images not opened to read their place on the map: {gate.reason}"] = (
             gate.stopped
         )
 

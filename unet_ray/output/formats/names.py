@@ -53,7 +53,11 @@ class ImageNames:
         prefix = os.path.commonprefix(list(ends.values()))  # noqa: RUF071 (URIs, cut at the last /)
         self.root = prefix.rpartition("/")[0]
         self.changed = 0
-        self._alike = _find_alike(uris)
+        # file systems may ignore case or normalise letters, so that these URIs would collide
+        folded = pc.utf8_normalize(pc.utf8_lower(uris), "NFC")
+        counts = pc.value_counts(folded)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        self._alike = set(uris.filter(pc.is_in(folded, value_set=repeated)).to_pylist())
 
     def of(self, uri: str) -> str:
         """Return the relative path of an image, for a file that lists images."""
@@ -68,7 +72,8 @@ class ImageNames:
         file, key = split_uri(uri)
         if key != WHOLE:
             file_path = self._path(file)
-            part = image_uri("", key).translate({ord("#"): None, ord("="): None, ord(","): "_"})
+            marks = {ord("#"): None, ord("="): None, ord(","): "_"}
+            part = image_uri("", key).translate(marks)
             path = None if file_path is None else f"{file_path}.{part}"
         elif path is not None and _PLANE.search(path):
             path = None  # the name of a plane of a stack
@@ -83,7 +88,8 @@ class ImageNames:
         )
         if is_ordinary:
             return f"{path}{suffix}"
-        return f"{self._escape(uri, path or self._path(uri) or uri)}{suffix}"
+        escaped = self._escape(uri, path or self._path(uri) or uri)
+        return f"{escaped}{suffix}"
 
     def _path(self, uri: str) -> str | None:
         """Return the path of a URI below the root; None if it is not below it."""
@@ -94,19 +100,15 @@ class ImageNames:
         """Return a safe path that ends in the digest of a URI, so it is unique to that URI."""
         self.changed += 1
         digest = f"~{sha256(uri.encode()).hexdigest()[:_DIGEST_DIGITS]}"
-        parts = [_escape_part(part) for part in path.split("/")]
+        # a digest, a suffix and a temporary name must still fit after each part
+        longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - len(digest) - len(".geojson")
+        parts = []
+        for part in path.split("/"):
+            shortened = _escape_unsafe(part).encode()[:longest]
+            parts.append(shortened.decode(errors="ignore"))
         parts[-1] += digest
         whole = "/".join(parts)
         return whole if len(whole.encode()) <= _MAX_PATH_BYTES else parts[-1]
-
-
-def _find_alike(uris: pa.ChunkedArray) -> set[str]:
-    """Return the URIs that collide on file systems that ignore case or normalise letters."""
-    folded = pc.utf8_normalize(pc.utf8_lower(uris), "NFC")
-    counts = pc.value_counts(folded)
-    is_repeated = pc.greater(counts.field("counts"), 1)
-    repeated = counts.filter(is_repeated).field("values")
-    return set(uris.filter(pc.is_in(folded, value_set=repeated)).to_pylist())
 
 
 def _is_safe(path: str) -> bool:
@@ -122,9 +124,3 @@ def _escape_unsafe(part: str) -> str:
     if _RESERVED.fullmatch(part):
         return f"%{ord(part[0]):02X}{part[1:]}"
     return _UNSAFE.sub(lambda found: quote(found[0], safe=""), part)
-
-
-def _escape_part(part: str) -> str:
-    """Return a safe part of a path, short enough for a digest, a suffix and a temporary name."""
-    longest = _MAX_PART_BYTES - _TEMPORARY_BYTES - _DIGEST_DIGITS - 1 - len(".geojson")
-    return _escape_unsafe(part).encode()[:longest].decode(errors="ignore")

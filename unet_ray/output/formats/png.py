@@ -53,7 +53,9 @@ def _draw_files(
     for shard in shards:
         add_classes(classes, shard)
         if max(classes, default=0) > _MAX_CLASS_ID:
-            raise InputError(f"class id {max(classes)}: a palette image holds 1 to {_MAX_CLASS_ID}")
+            raise InputError(
+                f"class id {max(classes)} is too large: a palette image holds 1 to {_MAX_CLASS_ID}"
+            )
         palette = [0, 0, 0] * 256
         for index, number in enumerate(sorted(classes)):
             palette[3 * number : 3 * number + 3] = class_colour(index)
@@ -66,8 +68,14 @@ def _draw_files(
             if ids is None:
                 result.notes["images left out: masks that do not fit or do not decode"] += 1
                 continue
+            picture = Image.fromarray(ids, "P")
+            picture.putpalette(palette)
+            text = PngInfo()
+            text.add_itxt("image_uri", row["image_uri"])
+            png = io.BytesIO()
+            picture.save(png, "PNG", optimize=False, pnginfo=text)
             path = names.with_suffix(row["image_uri"], ".png")
-            yield ImageFile(path, _encode_png(ids, palette, row["image_uri"]))
+            yield ImageFile(path, png.getvalue())
         result.count(regions=len(shard.regions))
 
 
@@ -97,12 +105,3 @@ def _draw_ids(
         notes["pixels of several classes: the last is shown"] += int(np.count_nonzero(ids[mask]))
         ids[mask] = numbers[name]
     return ids
-
-
-def _encode_png(ids_hw: NDArray[np.uint8], palette: list[int], uri: str) -> bytes:
-    """Return a palette PNG whose text field `image_uri` names the image."""
-    picture, text, png = Image.fromarray(ids_hw, "P"), PngInfo(), io.BytesIO()
-    picture.putpalette(palette)
-    text.add_itxt("image_uri", uri)
-    picture.save(png, "PNG", optimize=False, pnginfo=text)
-    return png.getvalue()

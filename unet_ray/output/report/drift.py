@@ -35,12 +35,11 @@ class Comparison:
 
 def compare(facts: Facts, class_id: int) -> list[Comparison]:
     """Compare each figure of a class with its values on the earlier dates."""
-    return [
-        _compare_figure(
-            name, figure, [facts.by_date[date][class_id].figures[name] for date in facts.earlier]
-        )
-        for name, figure in facts.by_date[facts.date][class_id].figures.items()
-    ]
+    comparisons = []
+    for name, figure in facts.by_date[facts.date][class_id].figures.items():
+        earlier = [facts.by_date[date][class_id].figures[name] for date in facts.earlier]
+        comparisons.append(_compare_figure(name, figure, earlier))
+    return comparisons
 
 
 def _compare_figure(name: str, now: Estimate | None, earlier: list[Estimate | None]) -> Comparison:

@@ -32,17 +32,14 @@ AREA_BINS_PER_DOUBLING = 2
 """Number of histogram bins from an area to its double."""
 SCORE_BINS = 20
 """Number of histogram bins from score 0 to 1."""
+MAX_CLASSES = 256
+"""Largest number of classes, each of which has charts; a mask of bytes has no more."""
 _EXAMPLES = 3
 """Number of images that are shown for each type of error."""
 _IS_CURRENT = "date = (SELECT max(date) FROM runs)"
 """SQL condition for rows of the report's date."""
 _MAX_EARLIER_DATES = 60
 """Maximum number of earlier dates that the date is compared with."""
-
-
-_MAX_CLASSES = 256
-"""Largest number of classes, each of which has charts; a mask of bytes has no more."""
-
 _IMAGE_COLUMNS = (
     "image_uri",
     "run_id",
@@ -200,7 +197,7 @@ def gather(database: Workspace, shards: CommittedShards, date: str | None) -> Fa
     mask_columns = ("date", "class_id", "class_name", "area", "height", "width")
     read("masks", masks.filter(rows), mask_columns)
     every_class, pixels = _sum_pixels(database)
-    classes = dict(islice(every_class.items(), _MAX_CLASSES))
+    classes = dict(islice(every_class.items(), MAX_CLASSES))
     regions = _store_rows(database, of_dates, "regions", _STORED_REGIONS, unsound).filter(
         rows & pc.field("class_id").isin(pa.array(classes, pa.int32()))
     )
@@ -246,14 +243,16 @@ def _store_rows(
         The stored rows.
     """
     kept = [*columns, "date"]
-    read = [name for name in SCHEMAS[table].names if name in {*columns, *SOUND_COLUMNS[table]}]
+    needed = {*columns, *SOUND_COLUMNS[table]}
+    read = [name for name in SCHEMAS[table].names if name in needed]
 
     def select() -> Iterator[pa.Table]:
         """Yield the sound rows of each shard."""
         for _, rows in shards.iterate(table, read):
             sound = rows.filter(SOUND_ROWS[table])
             if len(sound) < len(rows):
-                unsound[table, rows["date"][0].as_py()] += len(rows) - len(sound)
+                date = rows["date"][0].as_py()
+                unsound[table, date] += len(rows) - len(sound)
             yield sound.select(kept).cast(schema)
 
     # a null in a file that another program wrote is no reason to refuse the file
@@ -287,10 +286,8 @@ def _find_date(database: Workspace, images: pds.Dataset, output: Storage, date: 
     dates = database.table("SELECT DISTINCT date FROM images")["date"].to_pylist()
     chosen = date or max(dates, default="")
     if chosen not in dates:
-        raise InputError(
-            f"{output.uri}: no images of --date {chosen}; there are "
-            f"{', '.join(sorted(dates)) or 'none'}"
-        )
+        known = ", ".join(sorted(dates)) or "none"
+        raise InputError(f"{output.uri}: no images of --date {chosen}; dates with images: {known}")
     return chosen
 
 
@@ -344,11 +341,13 @@ def _estimate_dates(
         "measured",
         "SELECT date, class_id, hash(image_uri, run_id) AS image, area, score FROM regions",
     )
-    sums = {(row["date"], row["class_id"]): row for row in database.table(_SUM_REGIONS).to_pylist()}
+    rows = database.table(_SUM_REGIONS).to_pylist()
+    sums = {(row["date"], row["class_id"]): row for row in rows}
     nothing: dict[str, float] = defaultdict(float)
     is_sized = database.value("SELECT count(*) FROM pixel_areas") > 0
-    return {
-        date: {
+    by_date = {}
+    for date, num_images in images.items():
+        by_date[date] = {
             number: _estimate_figures(
                 masks=pixels.get((date, number), nothing),
                 regions=sums.get((date, number), nothing),
@@ -357,8 +356,7 @@ def _estimate_dates(
             )
             for number in classes
         }
-        for date, num_images in images.items()
-    }
+    return by_date
 
 
 def _estimate_figures(
@@ -410,7 +408,9 @@ def _estimate_ratio(sums: dict[str, float], top: str, bottom: str) -> Estimate |
     if not sums[bottom]:
         return None
     ratio = sums[top] / sums[bottom]
-    squares = sums[top + top] - 2 * ratio * sums[top + bottom] + ratio**2 * sums[bottom + bottom]
+    squares = sums[top + top]
+    squares -= 2 * ratio * sums[top + bottom]
+    squares += ratio**2 * sums[bottom + bottom]
     return Estimate(ratio, math.sqrt(max(0.0, squares)) / sums[bottom])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -124,8 +125,9 @@ def draw_gallery(
     by_image: dict[str, list[tuple[int, str, int | None]]] = defaultdict(list)
     for place, (kind, uri, region_id) in enumerate(_choose(database, num_each)):
         by_image[uri].append((place, kind, region_id))
-    files = _read_sizes(database, [*by_image])
-    rows = _read_regions(database, shards, facts, [*by_image])
+    uris = list(by_image)
+    files = _read_sizes(database, uris)
+    rows = _read_regions(database, shards, facts, uris)
     channels = _find_channels(facts)
     cards: dict[int, Card] = {}
     problems = []
@@ -134,7 +136,13 @@ def draw_gallery(
     def fetch(uri: str) -> _FetchedImage | ImageError:
         """Fetch an image; return the error of one that cannot be read."""
         try:
-            return _fetch_image(uri, files.get(uri), finder, gate.roots, channels)
+            return _fetch_image(
+                uri=uri,
+                known=files.get(uri),
+                finder=finder,
+                roots=gate.roots,
+                channels=channels,
+            )
         except ImageError as error:
             return error
 
@@ -155,7 +163,8 @@ def draw_gallery(
             try:
                 if isinstance(image, ImageError):
                     raise image
-                found = _Found.of(rows.filter(pc.field("image_uri") == uri), facts, files[uri])
+                of_image = rows.filter(pc.field("image_uri") == uri)
+                found = _Found.of(of_image, facts, files[uri])
                 if found.unsound:
                     problems.append(f"{found.unsound} regions of {uri}: damaged outlines")
                 opened = _OpenImage(image, decoder, channels)
@@ -213,7 +222,8 @@ def _choose(database: Workspace, each: int) -> Iterator[tuple[str, str, int | No
 
 def _read_sizes(database: Workspace, uris: list[str]) -> dict[str, dict[str, Any]]:
     """Return the height, width, bytes and pixel size of images at the time they were segmented."""
-    database.read("chosen", pa.table({"image_uri": pa.array(uris, pa.string())}), ("image_uri",))
+    chosen = pa.table({"image_uri": pa.array(uris, pa.string())})
+    database.read("chosen", chosen, ("image_uri",))
     rows = database.table(
         f"SELECT image_uri, height, width, image_bytes, {', '.join(PIXEL_SIDES)} "
         "FROM date_images "
@@ -343,7 +353,7 @@ def _fetch_image(
         ImageError: The image cannot be read any more.
     """
     if known is None:
-        raise ImageError("missing", "the date has no successful row of this image")
+        raise ImageError("missing", "this image has no successful row on the date of the report")
     file, key = split_uri(uri)
     try:
         access = roots.open(file)
@@ -351,8 +361,9 @@ def _fetch_image(
     except (OSError, InputError) as error:
         raise ImageError("missing", f"the file cannot be read: {error}") from None
     if entry.size != known["image_bytes"]:
-        raise ImageError("changed", "the file is not the one that was segmented")
-    place, data = find_place(finder, access, entry, key), None
+        raise ImageError("changed", "the file has changed since it was segmented")
+    place = find_place(finder, access, entry, key)
+    data = None
     if known["height"] * known["width"] <= WHOLE_PIXELS and entry.size <= WHOLE_BYTES:
         pages = take_pages(place, channels)
         data = read_encoded(access, access.uri, pages, limit=WHOLE_BYTES)
@@ -384,24 +395,26 @@ class _OpenImage:
         self._pixels: NDArray[Any] | None = None
         self._are_colours = False
         if fetched.data is None:
-            access, pages = fetched.access, take_pages(fetched.place, channels)
-            decoder.open(open_encoded(access, access.uri, pages))
+            pages = take_pages(fetched.place, channels)
+            decoder.open(open_encoded(fetched.access, fetched.access.uri, pages))
             return
         self._pixels = self._show(decoder.decode(fetched.data))
         if self._pixels.shape[:2] != (self.height, self.width):
-            raise ImageError("changed", "the image does not have the size that was segmented")
+            raise ImageError("changed", "the size of the image has changed since it was segmented")
 
     def _show(self, image: DecodedImage) -> NDArray[Any]:
         """Return the first three channels that the network took, or one if it took fewer."""
         taken = take_channels(image, self._place, self._channels)
         self._are_colours = ImageChannels.of(taken).is_colour
-        return taken.samples[:, :, : 3 if taken.samples.shape[2] >= 3 else 1]
+        num_shown = 3 if taken.samples.shape[2] >= 3 else 1
+        return taken.samples[:, :, :num_shown]
 
     def _stretch(self, shown_hwc: NDArray[Any]) -> NDArray[Any]:
         """Stretch each channel by itself, since ranges differ, unless the channels are colours."""
         if shown_hwc.shape[2] == 1 or self._are_colours:
             return shown_hwc
-        return np.dstack([*map(stretch_contrast, np.moveaxis(shown_hwc, 2, 0))])
+        channels = np.moveaxis(shown_hwc, 2, 0)
+        return np.dstack([stretch_contrast(channel) for channel in channels])
 
     @property
     def all(self) -> Box:
@@ -412,7 +425,8 @@ class _OpenImage:
         """Return a part of the image, HWC."""
         if self._pixels is None:
             return self._stretch(self._show(self._decoder.window(place)))
-        return self._stretch(self._pixels[place.top : place.bottom, place.left : place.right])
+        part = self._pixels[place.top : place.bottom, place.left : place.right]
+        return self._stretch(part)
 
     @cached_property
     def thumbnail(self) -> NDArray[Any]:
@@ -421,14 +435,16 @@ class _OpenImage:
         if self._pixels is not None:
             return self._stretch(self._pixels[::step, ::step])
         if self.height * self.width > _MAX_THUMBNAIL_PIXELS:
-            return np.full((-(-self.height // step), -(-self.width // step), 1), 128, np.uint8)
-        rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
-        strips = [
-            Box(top, 0, min(top + rows, self.height), self.width)
-            for top in range(0, self.height, rows)
-        ]
-        windows = (self._show(self._decoder.window(strip)) for strip in strips)
-        return self._stretch(np.concatenate([window[::step, ::step] for window in windows]))
+            height = math.ceil(self.height / step)
+            width = math.ceil(self.width / step)
+            return np.full((height, width, 1), 128, np.uint8)
+        num_rows = max(1, _STRIP_PIXELS // (self.width * step)) * step
+        strips = []
+        for top in range(0, self.height, num_rows):
+            place = Box(top, 0, min(top + num_rows, self.height), self.width)
+            window = self._show(self._decoder.window(place))
+            strips.append(window[::step, ::step])
+        return self._stretch(np.concatenate(strips))
 
 
 def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | None) -> Card:
@@ -442,17 +458,16 @@ def _draw_card(kind: str, image: _OpenImage, found: _Found, region_id: int | Non
         place = _find_densest(found.boxes, image.height, image.width)
     if place.height * place.width > WHOLE_PIXELS:  # a huge region: show its upper left part
         place = Box(place.top, place.left, place.top + _ZOOM_PX, place.left + _ZOOM_PX)
-    shown, whole = found.select(place), None
+    shown = found.select(place)
+    whole = None
     if place != image.all and max(image.height, image.width) > _DETAIL_PX:
         corners = np.array([place.left, place.top, place.right, place.bottom])
         whole = _encode_jpeg(_draw_regions(image.thumbnail, image.all, found, corners))
-    picture = _encode_jpeg(_draw_regions(image.read(place), place, shown, marked))
-    caption = _write_caption(image, found.rows, region_id, place)
     return Card(
         kind=kind,
         image_uri=image.uri,
-        caption=caption,
-        jpeg=picture,
+        caption=_write_caption(image, found.rows, region_id, place),
+        jpeg=_encode_jpeg(_draw_regions(image.read(place), place, shown, marked)),
         whole=whole,
         regions=shown.list_best(),
     )
@@ -467,7 +482,8 @@ def _encode_jpeg(picture: Image.Image) -> str:
 def _frame_region(box: NDArray[np.float64], height: int, width: int) -> Box:
     """Return a square around a region, large enough to show its surroundings."""
     xmin, ymin, xmax, ymax = box
-    side = int(max(_MIN_ZOOM_PX, _ZOOM_FACTOR * max(xmax - xmin, ymax - ymin)))
+    longer_side = max(xmax - xmin, ymax - ymin)
+    side = int(max(_MIN_ZOOM_PX, _ZOOM_FACTOR * longer_side))
     high = min(height, side)
     wide = min(width, side)
     top = int(np.clip((ymin + ymax - high) / 2, 0, height - high))
@@ -492,7 +508,8 @@ def _draw_regions(
 ) -> Image.Image:
     """Draw regions over a part of an image, and a white box around the marked one."""
     panel = image_panel(pixels_hwc)
-    scale = np.array([panel.shape[1] / place.width, panel.shape[0] / place.height])
+    panel_height, panel_width = panel.shape[:2]
+    scale = np.array([panel_width / place.width, panel_height / place.height])
 
     def put(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return (points - [place.left, place.top]) * scale
@@ -501,15 +518,16 @@ def _draw_regions(
     draw = ImageDraw.Draw(picture)
     classes = found.rows["class_id"].to_numpy()
     if len(classes) > _MAX_OUTLINED:
-        middles = put((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)
+        upper_left, lower_right = found.boxes[:, :2], found.boxes[:, 2:]
+        middles = put((upper_left + lower_right) / 2)
         for number, colour in found.colours.items():
             draw.point(middles[classes == number].ravel().tolist(), fill=colour)
     else:
         for number, outline in zip(classes, found.outlines, strict=True):
             # only the parts of a multipolygon have rings
             for ring in shapely.get_rings(shapely.get_parts(outline)):
-                points = [tuple(point) for point in put(shapely.get_coordinates(ring)).tolist()]
-                draw.line(points, fill=found.colours[number], width=2)
+                points = put(shapely.get_coordinates(ring)).tolist()
+                draw.line(list(map(tuple, points)), fill=found.colours[number], width=2)
     if marked is not None:
         (left, top), (right, bottom) = put(marked.reshape(2, 2))
         draw.rectangle((left - 4, top - 4, right + 4, bottom + 4), outline="white", width=2)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unet_ray.imaging.drawing.overlay import class_colour
 from unet_ray.output.report.charts import draw_histogram
 from unet_ray.output.report.drift import MIN_EARLIER_DATES, compare
-from unet_ray.output.report.facts import AREA_BINS_PER_DOUBLING, SCORE_BINS, Facts, Histogram
+from unet_ray.output.report.facts import AREA_BINS_PER_DOUBLING, SCORE_BINS, Facts
 from unet_ray.output.report.gallery import KINDS, Card
 from unet_ray.segmentation.result import describe_other_sizes
 
@@ -82,14 +82,18 @@ def _list_messages(records: list[dict[str, Any]]) -> list[str]:
 def _make_tiles(facts: Facts) -> list[dict[str, Any]]:
     records = facts.records
     elapsed_s = sum(record.get("elapsed_s") or 0 for record in records)
-    megapixels = sum(record.get("megapixels") or 0 for record in records)
+    unit = "megapixels"
+    pixels = sum(record.get("megapixels") or 0 for record in records)
+    if pixels >= 1000:
+        unit = "gigapixels"
+        pixels /= 1000
     failed = sum(count for _, count, _ in facts.errors)
     skipped = records[0].get("images_skipped") if records else None
     tiles = [
         ("images done", format_figure(facts.images), False),
         ("failed", format_figure(failed), failed > 0),
         ("done before", format_figure(skipped), False),
-        (*_format_pixels(megapixels), False),
+        (unit, format_figure(pixels), False),
     ]
     if elapsed_s:
         tiles.append(("duration", _format_duration(elapsed_s), False))
@@ -104,17 +108,11 @@ def _make_tiles(facts: Facts) -> list[dict[str, Any]]:
     return [{"name": name, "value": value, "warn": warn} for name, value, warn in tiles]
 
 
-def _format_pixels(megapixels: float) -> tuple[str, str]:
-    """Return the unit of a number of pixels, and the number in that unit."""
-    if megapixels >= 1000:
-        return "gigapixels", format_figure(megapixels / 1000)
-    return "megapixels", format_figure(megapixels)
-
-
 def _format_duration(seconds: float) -> str:
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
     if seconds < 120:
         return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours = int(seconds // 3600)
     if hours < 2:
         return f"{minutes} min"
     return f"{hours} h {minutes % 60:02d}"
@@ -124,6 +122,8 @@ def _describe_class(facts: Facts, number: int, index: int) -> dict[str, Any]:
     """Return the page's entry for a class; `index` is its place among the classes."""
     found = facts.by_date[facts.date][number]
     name = facts.classes[number]
+    areas = facts.areas[number]
+    used_bins = [*areas.now, *areas.before] or [0]
     return {
         "name": name,
         "colour": class_colour(index),
@@ -131,8 +131,8 @@ def _describe_class(facts: Facts, number: int, index: int) -> dict[str, Any]:
         "pixels": format_figure(found.pixels),
         "comparisons": compare(facts, number),
         "areas": draw_histogram(
-            facts.areas[number],
-            _find_bins(facts.areas[number]),
+            areas,
+            range(min(used_bins), max(used_bins) + 1),
             lambda place: format_figure(round(2 ** (place / AREA_BINS_PER_DOUBLING))),
             f"Areas of regions of {name}",
         ),
@@ -143,9 +143,3 @@ def _describe_class(facts: Facts, number: int, index: int) -> dict[str, Any]:
             f"Scores of regions of {name}",
         ),
     }
-
-
-def _find_bins(histogram: Histogram) -> range:
-    """Return the bins from the first used one to the last."""
-    used = [*histogram.now, *histogram.before] or [0]
-    return range(min(used), max(used) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unet_ray.output.config import ReportConfig
-from unet_ray.output.report.facts import Facts, gather
+from unet_ray.output.report.facts import MAX_CLASSES, Facts, gather
 from unet_ray.output.report.gallery import draw_gallery
 from unet_ray.output.report.page import draw_page
 from unet_ray.output.run_roots import roots_of_runs
@@ -53,7 +53,9 @@ def report(config: ReportConfig) -> ReportResult:
         gate = Gate(roots_of_runs(output, facts.records, config.image_roots, options))
         cards, problems = draw_gallery(database, shards, facts, num_each=config.pictures, gate=gate)
     if facts.classes_left_out:
-        problems.append(f"{facts.classes_left_out} further classes are left out of this page")
+        problems.append(
+            f"{facts.classes_left_out} further classes: a page shows at most {MAX_CLASSES}"
+        )
     page = draw_page(facts, cards, problems, config.tables).encode(errors="backslashreplace")
     target.write(page)
     return ReportResult(facts, len(cards), problems, len(page))

@@ -67,7 +67,7 @@ class FileInfo:
 def check_size(uri: str, size: int | None, limit: int | None) -> None:
     """Raise FileTooLargeError for a file of `size` bytes that is longer than its limit, if any."""
     if limit is not None and size is not None and size > limit:
-        raise FileTooLargeError(f"{uri}: a file of {size} bytes; at most {limit} are read")
+        raise FileTooLargeError(f"{uri}: the file has {size} bytes; at most {limit} are read")
 
 
 class Backend(ABC):

@@ -48,7 +48,7 @@ class _WholeObjects(pyarrow.fs.FSSpecHandler):
 class FsspecBackend(Backend):
     """A store behind fsspec's general interface."""
 
-    refusal = "that there is a file"
+    refusal = "that the file exists"
     """Answer to a conditional write if the file exists, for messages."""
 
     @property
@@ -107,8 +107,8 @@ class FsspecBackend(Backend):
                 continue  # another writer was faster; the next check finds its file
             return
         raise OSError(
-            f"the store answers {self.refusal} although nothing is there; choose a place on "
-            "another store, or have this one repaired"
+            f"the store answers {self.refusal} although there is no file; choose another "
+            "store, or have this one repaired"
         )
 
     def _write_if_absent(self, uri: str, data: bytes) -> None:
@@ -160,7 +160,13 @@ class FsspecBackend(Backend):
 def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
     """Convert a file system's dictionary about a file or folder."""
     size = found.get("size")
-    modified_s = _modified_s(found)
+    names = ("LastModified", "mtime", "last_modified", "created")
+    modified = next((found[name] for name in names if found.get(name)), None)
+    modified_s = None
+    if isinstance(modified, datetime):
+        modified_s = modified.timestamp()
+    elif isinstance(modified, int | float):
+        modified_s = float(modified)
     etag = str(found.get("ETag") or found.get("etag") or "").strip('"')
     if not etag:
         known_s = modified_s or 0.0
@@ -168,27 +174,14 @@ def to_file_info(path: str, found: dict[str, Any]) -> FileInfo:
             # listings of S3 have fractions of seconds, answers to requests have none
             known_s = int(known_s)
         etag = f"{int(size or 0)}-{int(known_s * 1e9)}"
+    is_archived: bool | None = found.get("blob_tier") == "Archive"  # Azure restores to another tier
+    if found.get("StorageClass") in ARCHIVE_CLASSES:
+        is_archived = None  # a copy may have been restored
     return FileInfo(
         path=path,
         size=size,
         etag=etag,
         is_file=found.get("type", "file") == "file",
         modified_s=modified_s,
-        is_archived=_is_archived(found),
+        is_archived=is_archived,
     )
-
-
-def _is_archived(found: dict[str, Any]) -> bool | None:
-    """Tell whether a file is in an archive; None where a copy of it may have been restored."""
-    if found.get("StorageClass") in ARCHIVE_CLASSES:
-        return None
-    return bool(found.get("blob_tier") == "Archive")  # Azure restores a blob to another tier
-
-
-def _modified_s(found: dict[str, Any]) -> float | None:
-    """Return the time of the last change, under any of the names that file systems use."""
-    names = ("LastModified", "mtime", "last_modified", "created")
-    modified = next((found[name] for name in names if found.get(name)), None)
-    if isinstance(modified, datetime):
-        return modified.timestamp()
-    return float(modified) if isinstance(modified, int | float) else None

@@ -48,7 +48,9 @@ class GcsBackend(FsspecBackend):
         Both are of the same generation.
         """
         filesystem = self.filesystem
-        headers = {} if size is None else {"Range": f"bytes={offset}-{offset + size - 1}"}
+        headers = {}
+        if size is not None:
+            headers["Range"] = f"bytes={offset}-{offset + size - 1}"
         for _ in range(_TRIES):
             found = self._fetch_object(uri)
             check_size(uri, int(found["size"]), limit)

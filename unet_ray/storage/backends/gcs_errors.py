@@ -35,7 +35,14 @@ def map_gcs_error(uri: str, error: BaseException) -> Exception | None:
 
     text = f"{uri}: {' '.join(str(error).split())}"
     if isinstance(error, HttpError):
-        return _map_status(uri, int(error.code or 0), text)
+        status = int(error.code or 0)
+        if status == HTTPStatus.UNAUTHORIZED and _ANONYMOUS not in text:
+            return CredentialsError.ended(uri_store(uri), text.removeprefix(f"{uri}: "))
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return PermissionError(text)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY:
+            return ConnectionError(text)
+        return OSError(text)
     if isinstance(error, (RequestException, TransportError, ChecksumError)):
         return ConnectionError(text)
     if isinstance(error, GoogleAuthError):
@@ -45,14 +52,3 @@ def map_gcs_error(uri: str, error: BaseException) -> Exception | None:
     if isinstance(error, ValueError) and str(error).startswith(_REFUSED):
         return OSError(text)
     return None
-
-
-def _map_status(uri: str, status: int, text: str) -> Exception:
-    """Return the exception to raise for an answer, by its status."""
-    if status == HTTPStatus.UNAUTHORIZED and _ANONYMOUS not in text:
-        return CredentialsError.ended(uri_store(uri), text.removeprefix(f"{uri}: "))
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return PermissionError(text)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY:
-        return ConnectionError(text)
-    return OSError(text)

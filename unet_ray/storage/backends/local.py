@@ -50,7 +50,7 @@ class LocalBackend(Backend):
 
     Args:
         scheme: `file`.
-        options: Unused; there are none.
+        options: Unused.
         within: Real paths of the folders in which a file must lie to be opened for reading; None:
             anywhere.
     """
@@ -91,13 +91,18 @@ class LocalBackend(Backend):
     def open(self, uri: str) -> io.BufferedReader:
         """Open a file for seeking reads; raise OutsideError if it really lies elsewhere."""
         file = _open_regular(uri)
-        if self._within is not None:
-            real = _find_real_path(file, uri)
-            if not any(is_below(real, folder) for folder in self._within):
-                file.close()
-                raise OutsideError(
-                    errno.EACCES, f"it really is {real}, out of what was listed", uri
-                )
+        if self._within is None:
+            return file
+        try:
+            # whatever links led to the file when it was opened
+            real = os.readlink(f"/proc/self/fd/{file.fileno()}")
+        except OSError:  # without /proc, only the path can be resolved again
+            real = os.path.realpath(uri)
+        if not any(is_below(real, folder) for folder in self._within):
+            file.close()
+            raise OutsideError(
+                errno.EACCES, f"its real path is {real}, outside the listed folders", uri
+            )
         return file
 
     def write(self, uri: str, data: bytes) -> None:
@@ -154,7 +159,7 @@ class LocalBackend(Backend):
 
 
 def delete_tree(path: str) -> None:
-    """Remove a folder and everything in it, hidden files too; a missing one is no error.
+    """Remove a folder and everything in it, hidden files too; a missing one is not an error.
 
     No link is followed, since it may lead to files of others.
     """
@@ -256,14 +261,6 @@ def _open_regular(path: str) -> io.BufferedReader:
         file.close()
         _refuse_irregular(path)
     return file
-
-
-def _find_real_path(file: io.BufferedReader, path: str) -> str:
-    """Return where an open file really lies, whatever links led to it when it was opened."""
-    try:
-        return os.readlink(f"/proc/self/fd/{file.fileno()}")
-    except OSError:  # without /proc, only the path can be resolved again
-        return os.path.realpath(path)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

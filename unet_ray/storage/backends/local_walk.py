@@ -124,7 +124,7 @@ def stat_path(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except ValueError:  # a NUL, or a surrogate that encodes no byte
-        raise FileNotFoundError(errno.ENOENT, "not a name that files can have", path) from None
+        raise FileNotFoundError(errno.ENOENT, "no file can have this name", path) from None
     except OSError as error:
         if error.errno in _NOTHING_THERE:
             raise FileNotFoundError(error.errno, error.strerror, path) from None

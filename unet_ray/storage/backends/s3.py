@@ -95,8 +95,8 @@ class S3Backend(FsspecBackend):
         except _UnknownConditionError as error:
             self.write(uri, data)
             _logger.info(
-                f"note: the store of {uri} answers {error} to If-None-Match, so that it does not "
-                "keep runs apart by itself: each reads the lock again after a moment"
+                f"note: the store of {uri} answers {error} to If-None-Match, so it does not keep "
+                "runs apart by itself; each run reads the lock again after a moment"
             )
             return False
 

@@ -113,25 +113,21 @@ def open_session(way: Way | None) -> AioSession:
     if way.profile and (way.is_only or way.profile in session.available_profiles):
         session.set_config_variable("profile", way.profile)
     elif way.role_arn and way.token_file and os.path.isfile(way.token_file):
-        resolver = session.get_component("credential_provider")
-        resolver.providers.insert(0, _make_web_identity(session, way))
+        # the role is assumed by the token file, as if variables named both here
+        profile = {
+            "role_arn": way.role_arn,
+            "role_session_name": way.role_session_name,
+            "web_identity_token_file": way.token_file,
+        }
+        web_identity = AioAssumeRoleWithWebIdentityProvider(
+            load_config=lambda: {"profiles": {"driver": profile}},
+            client_creator=session.create_client,
+            profile_name="driver",
+            cache={},
+            disable_env_vars=True,
+        )
+        session.get_component("credential_provider").providers.insert(0, web_identity)
     return session
-
-
-def _make_web_identity(session: AioSession, way: Way) -> AioAssumeRoleWithWebIdentityProvider:
-    """Return a provider that assumes a role by a token file, as if variables named both here."""
-    profile = {
-        "role_arn": way.role_arn,
-        "role_session_name": way.role_session_name,
-        "web_identity_token_file": way.token_file,
-    }
-    return AioAssumeRoleWithWebIdentityProvider(
-        load_config=lambda: {"profiles": {"driver": profile}},
-        client_creator=session.create_client,
-        profile_name="driver",
-        cache={},
-        disable_env_vars=True,
-    )
 
 
 async def freeze_credentials(session: AioSession) -> ReadOnlyCredentials | None:
@@ -146,7 +142,11 @@ def find_end(error: BaseException) -> str | None:
     text = str(error)
     if code in _ENDED:
         return code
-    if _is_of_token_service(error) or isinstance(error, _NOT_RENEWED):
+    client_errors = [e for e in (error, error.__cause__) if isinstance(e, boto.ClientError)]
+    is_of_token_service = any(
+        each.operation_name.startswith(_TOKEN_SERVICES) for each in client_errors
+    )
+    if is_of_token_service or isinstance(error, _NOT_RENEWED):
         return f"{type(error).__name__}: {text}"
     if any(words in text for words in _ENDED_WORDS):
         return code or text
@@ -157,10 +157,3 @@ def find_lack(error: BaseException) -> str | None:
     """Return the credentials that a node lacks if an error says so; None for other errors."""
     lacks = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
     return str(error) if isinstance(error, lacks) else None
-
-
-def _is_of_token_service(error: BaseException) -> bool:
-    for each in (error, error.__cause__):
-        if isinstance(each, boto.ClientError) and each.operation_name.startswith(_TOKEN_SERVICES):
-            return True
-    return False

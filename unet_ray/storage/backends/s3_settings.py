@@ -54,7 +54,9 @@ class CaBundle:
                 f"{named} {path}: cannot be read ({error.strerror}); name a file of certificates"
             ) from None
         if b"-----BEGIN " not in text:
-            raise InputError(f"{named} {path}: no certificate in it; name a file in PEM format")
+            raise InputError(
+                f"{named} {path}: it contains no certificate; name a file in PEM format"
+            )
         return CaBundle(sha256(text).hexdigest(), text)
 
     def find_path(self) -> str:
@@ -134,7 +136,8 @@ def _find_config(
         config["s3"] = {"addressing_style": style}
     if getproxies_environment():
         # chosen here by the driver's NO_PROXY; the nodes may have another one
-        place = endpoint or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
+        home = region or "us-east-1"
+        place = endpoint or f"https://s3.{home}.amazonaws.com"
         chosen = get_environ_proxies(place)
         config["proxies"] = {kind: chosen[kind] for kind in ("http", "https") if kind in chosen}
     return config
