@@ -161,7 +161,7 @@ def test_an_object_that_a_store_refuses_is_an_error_row(
         max_error_rate=0.5,
     )
     monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
-    monkeypatch.setattr("unet_ray.storage.backends.s3._TRIES", 1)
+    monkeypatch.setattr("unet_ray.storage.backends.s3._ATTEMPTS", 1)
     with faulty_store(s3_server, refuse=refuse) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         segment(config)

@@ -497,7 +497,7 @@ def test_one_object_that_may_not_be_looked_at_is_no_error_of_the_others(
 
     monkeypatch.setattr(retry_module, "ATTEMPTS", 1)
     monkeypatch.setattr("s3fs.core.S3FileSystem.retries", 1, raising=False)
-    monkeypatch.setattr(s3, "_TRIES", 1)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 1)
     with faulty_store(s3_server, refuse=refuse) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
         entries = list_files(f"{bucket.uri}/m.parquet", PNG, "--images").entries

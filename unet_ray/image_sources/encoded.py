@@ -12,8 +12,9 @@ from unet_ray.imaging.codecs.decode import TIFF_SUFFIXES
 from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey, ImagePlace
 from unet_ray.imaging.codecs.range_file import PlaneFile, RangeFile
 from unet_ray.imaging.codecs.tiff_directories import fetch_directories
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import path_suffix
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 
 _HEADER_BYTES = 2**16
 """Bytes fetched at once when only the TIFF directories are needed."""

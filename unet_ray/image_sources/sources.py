@@ -13,7 +13,8 @@ from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey, ImagePlace
 from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.file_entry import FileEntry
+from unet_ray.storage.storage import Storage
 
 _MOST_DECODERS = 8
 """Largest number of processes that read headers."""

@@ -63,8 +63,9 @@ from unet_ray.labelled_data.pairing.pairs import (
     pair_files,
 )
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing, describe_links, list_files
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 
 _SHOWN = 3
 """Names in a message."""

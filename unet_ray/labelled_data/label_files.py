@@ -23,7 +23,8 @@ from unet_ray.labelled_data.annotations import NO_CATEGORY, Annotations
 from unet_ray.labelled_data.annotations_builder import AnnotationsBuilder
 from unet_ray.labelled_data.formats import parsing
 from unet_ray.storage.backends.s3 import CONNECTIONS
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.file_entry import FileEntry
+from unet_ray.storage.storage import Storage
 
 _TIME_LIMIT_S = 3600.0
 """Time limit for one label file (s); a file of a million objects takes some 30 s."""

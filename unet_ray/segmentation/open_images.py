@@ -29,8 +29,8 @@ from unet_ray.segmentation.stages.columns import (
     read_records,
 )
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.file_entry import FILES
 from unet_ray.storage.listing import FileScan, listed_twice
-from unet_ray.storage.manifest import FILES
 from unet_ray.storage.storage import Storage
 from unet_ray.tables.duckdb_workspace import Workspace, quote
 

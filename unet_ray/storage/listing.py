@@ -19,9 +19,10 @@ from fsspec.utils import glob_translate
 from unet_ray.errors import InputError
 from unet_ray.flags import parse_age, parse_patterns
 from unet_ray.storage.backends.base import Links
-from unet_ray.storage.manifest import BATCH, FILES, Manifest
+from unet_ray.storage.file_entry import BATCH, FILES, FileEntry
+from unet_ray.storage.manifest import Manifest
 from unet_ray.storage.roots import Roots, default_root, fixed_part
-from unet_ray.storage.storage import FileEntry, Storage, dangling_link
+from unet_ray.storage.storage import Storage, dangling_link
 from unet_ray.store_options import StoreOptions
 from unet_ray.text import escape_controls, is_utf8
 

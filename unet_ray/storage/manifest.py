@@ -22,6 +22,7 @@ from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead, reading_pool
 from unet_ray.storage.backends.base import DanglingLinkError
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.file_entry import BATCH, FILES
 from unet_ray.storage.parquet_sizes import (
     check_text_lengths,
     drop_long_texts,
@@ -32,18 +33,6 @@ from unet_ray.storage.roots import Gate, Roots
 from unet_ray.storage.storage import Storage
 from unet_ray.storage.uris import uri_scheme
 
-FILES = pa.schema(
-    [
-        ("path", pa.string()),
-        ("uri", pa.string()),
-        ("etag", pa.string()),
-        ("size", pa.int64()),
-        ("is_archived", pa.bool_()),
-    ]
-)
-"""Columns of the files that are found; they are fields of `FileEntry`."""
-BATCH = 10_000
-"""Number of files that are handed on together."""
 _BATCH_BYTES = 2**24
 """Size from which fewer rows than BATCH are handed on (bytes)."""
 _MOST_UNANSWERED = 100

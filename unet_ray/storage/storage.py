@@ -27,6 +27,7 @@ from unet_ray.storage.backends.azure import AzureBackend
 from unet_ray.storage.backends.base import Backend, FileInfo, Links
 from unet_ray.storage.backends.gcs import GcsBackend
 from unet_ray.storage.backends.local import LocalBackend, delete_tree
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.retry import Result, mapped_errors, retry
 from unet_ray.storage.uris import normalise_uri, redact, uri_scheme
 from unet_ray.store_options import StoreOptions
@@ -41,25 +42,6 @@ _BACKENDS: dict[str, type[Backend]] = {
 _TEST_BYTES = 2**20
 """Size of the file that is written to test whether a place is writable (bytes)."""
 _PACKAGES = {"gs": "gcsfs", "az": "adlfs"}
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a listing."""
-
-    path: str
-    """Path relative to the listed folder, with `/`."""
-    uri: str
-    """Whole URI."""
-    etag: str
-    """Changes with the content: the store's etag without quotes, or `size-mtime_ns`; empty for a
-    link to nothing."""
-    size: int
-    """Size in bytes."""
-    modified_s: float | None = field(default=None, compare=False)
-    """Time of the last change (s since 1970); None if the store does not state it."""
-    is_archived: bool | None = field(default=False, compare=False)
-    """True if it must be restored before it can be read; None: `Storage.is_archived` tells."""
 
 
 def _to_entry(path: str, uri: str, info: FileInfo) -> FileEntry:

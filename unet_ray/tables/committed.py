@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from unet_ray.errors import InputError
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.file_entry import FileEntry
+from unet_ray.storage.storage import Storage
 from unet_ray.tables.schemas import SCHEMAS
 from unet_ray.tables.shards import is_shard, read_shards, read_whole_files
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from unet_ray.errors import InputError
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.file_entry import FileEntry
+from unet_ray.storage.storage import Storage
 from unet_ray.store_options import StoreOptions
 from unet_ray.tables.duckdb_workspace import Workspace, open_workspace, quote
 from unet_ray.tables.schemas import SCHEMAS

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from unet_ray.errors import InputError
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.file_entry import FileEntry
+from unet_ray.storage.storage import Storage
 from unet_ray.storage.temporary import half_written
 from unet_ray.tables.runs import (
     PRUNED,

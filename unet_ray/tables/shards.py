@@ -15,8 +15,9 @@ import pyarrow as pa
 from unet_ray.errors import InputError
 from unet_ray.prefetch import ahead
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.ranged_file import RangedFile
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 from unet_ray.tables.parquet_file import (
     DamagedFileError,
     SeekableFile,

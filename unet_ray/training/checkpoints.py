@@ -16,8 +16,9 @@ import ray
 
 from unet_ray.errors import InputError
 from unet_ray.network.weights import MAX_HEADER_BYTES, parse_header
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.json_file import MAX_JSON_BYTES, read_json, read_limited
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 from unet_ray.training.progress import PROGRESS, SNAPSHOT, Progress, as_metrics, listed_checkpoints
 
 WEIGHTS, BEST, OPTIMIZER = "model.safetensors", "best.safetensors", "optimizer.safetensors"

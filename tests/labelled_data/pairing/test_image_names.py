@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unet_ray.errors import InputError
 from unet_ray.labelled_data.pairing.image_names import NamedImages, find_images
-from unet_ray.storage.storage import FileEntry
+from unet_ray.storage.file_entry import FileEntry
 
 
 def make_entries(*paths: str) -> list[FileEntry]:

@@ -14,8 +14,9 @@ from unet_ray.labelled_data.pairing.pairs import (
     pair_class_folders,
     pair_files,
 )
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 
 
 def make_listing(root: str, *paths: str) -> Listing:

@@ -24,8 +24,7 @@ from unet_ray.segmentation.stages.columns import (
     read_records,
 )
 from unet_ray.segmentation.stages.image_record import Failure, ImageRecord
-from unet_ray.storage.manifest import FILES
-from unet_ray.storage.storage import FileEntry
+from unet_ray.storage.file_entry import FILES, FileEntry
 from unet_ray.tables.duckdb_workspace import open_workspace
 
 FILE_SIZE = 10_000

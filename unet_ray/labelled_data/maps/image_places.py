@@ -15,8 +15,9 @@ from unet_ray.imaging.codecs.image_place import WHOLE, ImageKey
 from unet_ray.imaging.codecs.sandbox import DecoderPool
 from unet_ray.imaging.georeference import Georeference
 from unet_ray.storage.backends.s3 import CONNECTIONS
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing, path_suffix
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from unicodedata import normalize
 
-from unet_ray.storage.storage import FileEntry
+from unet_ray.storage.file_entry import FileEntry
 
 _INNER_SUFFIXES = frozenset({".ome", ".nii", ".lsm", ".czi", ".nd2", ".qptiff", ".rgb", ".cog"})
 """Suffixes that count as part of the one after them: `00.ome.tif` is named 00."""

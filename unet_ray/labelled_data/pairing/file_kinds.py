@@ -15,8 +15,9 @@ from unet_ray.labelled_data.formats.yolo import CLASS_FILES
 from unet_ray.labelled_data.pairing.affixes import base_name, remove_suffix
 from unet_ray.labelled_data.pairing.image_names import drop_upload
 from unet_ray.labelled_data.pairing.mixed_folders import has_masks_among
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing, path_suffix
-from unet_ray.storage.storage import FileEntry, Storage
+from unet_ray.storage.storage import Storage
 from unet_ray.store_options import StoreOptions
 
 _NO_LABELS = frozenset({*CLASS_FILES, *COLOUR_FILES, "_classes.csv"})

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from unet_ray.errors import InputError
 from unet_ray.image_sources.names import split_uri
 from unet_ray.labelled_data.pairing.affixes import remove_suffix
-from unet_ray.storage.storage import FileEntry
+from unet_ray.storage.file_entry import FileEntry
 
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 """Id that Label Studio puts before the name of an uploaded file."""

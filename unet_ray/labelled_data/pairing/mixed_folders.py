@@ -12,8 +12,8 @@ from unet_ray.labelled_data.pairing.affixes import (
     make_cutter,
     remove_suffix,
 )
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing, path_suffix
-from unet_ray.storage.storage import FileEntry
 
 _LOSSY = frozenset({".jpg", ".jpeg", ".jpe"})
 """Suffixes of photographs; masks beside them have another suffix."""

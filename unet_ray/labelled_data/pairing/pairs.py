@@ -25,8 +25,8 @@ from unet_ray.labelled_data.pairing.affixes import (
     remove_suffix,
 )
 from unet_ray.labelled_data.pairing.mixed_folders import part_one_folder
+from unet_ray.storage.file_entry import FileEntry
 from unet_ray.storage.listing import Listing
-from unet_ray.storage.storage import FileEntry
 
 _NUMBER = re.compile("[0-9]+")
 _CHANNEL = "0000"

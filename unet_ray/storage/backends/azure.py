@@ -48,7 +48,7 @@ class AzureBackend(FsspecBackend):
         with file.open("rb") as data:
             self._ask(_upload, uri, data)
 
-    def _write_if_absent(self, uri: str, data: bytes) -> None:
+    def _put_if_absent(self, uri: str, data: bytes) -> None:
         """PUT with If-None-Match; raise FileExistsError where there is a blob."""
         try:
             self._ask(_upload, uri, data, overwrite=False)

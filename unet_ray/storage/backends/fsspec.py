@@ -19,7 +19,7 @@ from unet_ray.storage.backends.s3_archive import ARCHIVE_CLASSES
 
 _BLOCK_BYTES = 2**16
 """Number of bytes fetched at once while a file is read with seeks."""
-_CONFLICTS = 3
+_ATTEMPTS = 3
 """Number of times that a store may report a file that no longer exists: runs come and go."""
 
 
@@ -89,20 +89,20 @@ class FsspecBackend(Backend):
 
         A second write shows whether the store honours the condition: then it is refused.
         """
-        self._write_where_absent(uri, data)
+        self._create_checked(uri, data)
         try:
-            self._write_if_absent(uri, data)
+            self._put_if_absent(uri, data)
         except FileExistsError:
             return True
         return False
 
-    def _write_where_absent(self, uri: str, data: bytes) -> None:
+    def _create_checked(self, uri: str, data: bytes) -> None:
         """Store a file that must not exist; check before the write, and by its condition."""
-        for _ in range(_CONFLICTS):
+        for _ in range(_ATTEMPTS):
             if self.info(uri) is not None:
                 raise FileExistsError(uri)
             try:
-                self._write_if_absent(uri, data)
+                self._put_if_absent(uri, data)
             except FileExistsError:
                 continue  # another writer was faster; the next check finds its file
             return
@@ -111,7 +111,7 @@ class FsspecBackend(Backend):
             "store, or have this one repaired"
         )
 
-    def _write_if_absent(self, uri: str, data: bytes) -> None:
+    def _put_if_absent(self, uri: str, data: bytes) -> None:
         """Store a file on the condition that none exists; some stores ignore the condition.
 
         Raises:

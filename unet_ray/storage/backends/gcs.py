@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FIELDS = "name,size,etag,updated,generation"
 """Fields of an object that are asked for; all of them take a kilobyte."""
-_TRIES = 3
+_ATTEMPTS = 3
 """Largest number of attempts, if an object is replaced between the two requests of a read."""
 
 
@@ -51,7 +51,7 @@ class GcsBackend(FsspecBackend):
         headers = {}
         if size is not None:
             headers["Range"] = f"bytes={offset}-{offset + size - 1}"
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             found = self._fetch_object(uri)
             check_size(uri, int(found["size"]), limit)
             get = partial(filesystem.call, "GET", filesystem.url(uri), headers=headers)

@@ -23,7 +23,7 @@ _logger = logging.getLogger("unet_ray")
 
 _UNKNOWN = (HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 """Answers to a PUT with a condition from stores that know no conditions."""
-_TRIES = 3
+_ATTEMPTS = 3
 """Attempts of a request in s3fs, 20 s each. Retries of botocore are off: they would multiply."""
 CONNECTIONS = 64
 """Largest number of connections of a process to one store. With botocore's default of ten, only ten
@@ -71,7 +71,7 @@ class S3Backend(FsspecBackend):
         from unet_ray.storage.backends.s3_filesystem import PlainS3FileSystem
 
         filesystem = PlainS3FileSystem(use_listings_cache=False, **self._options)
-        filesystem.retries = _TRIES
+        filesystem.retries = _ATTEMPTS
         return filesystem
 
     def read(
@@ -100,7 +100,7 @@ class S3Backend(FsspecBackend):
             )
             return False
 
-    def _write_if_absent(self, uri: str, data: bytes) -> None:
+    def _put_if_absent(self, uri: str, data: bytes) -> None:
         """Store an object by a PUT with If-None-Match, which some stores ignore.
 
         Raises:
@@ -108,7 +108,7 @@ class S3Backend(FsspecBackend):
             _UnknownConditionError: The store refuses the condition, or this PUT in any form.
         """
         try:
-            super()._write_if_absent(uri, data)
+            super()._put_if_absent(uri, data)
         except OSError as error:
             status, code = find_answer(error)
             if status == HTTPStatus.PRECONDITION_FAILED:
