@@ -62,7 +62,7 @@ def done_images(_output: Any, _name: Any, tables: Any, _may_commit: Any) -> list
 
 HOOKS: dict[str, Callable[[Any], None]] = {
     "unet_ray.segmentation.stages.decode": lambda module: poison(
-        module.Decode, "_decode", "decode", lambda _self, record, _data: [record.source.uri]
+        module.Decode, "_decode_or_fail", "decode", lambda _self, record, _data: [record.source.uri]
     ),
     "unet_ray.segmentation.stages.predict": lambda module: poison(
         module.Predict, "_predict", "predict", lambda _self, pixels: pixels["image_uri"].to_pylist()

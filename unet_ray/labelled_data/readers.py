@@ -75,7 +75,7 @@ class StoreReader:
     frame: MaskFrame = "shown"
     """Frame in which the masks of images with an EXIF orientation were drawn."""
     channels: ChannelSelection | None = None
-    """Channels that are taken of each image; None: all, in their order."""
+    """Order of the stored channels in which all images agree; None: as stored."""
 
     def with_channels(self, channels: ChannelSelection) -> StoreReader:
         """Return the reader with some of the channels of each image."""
@@ -156,7 +156,11 @@ def find_array(table: pa.Table, name: str, row: int) -> NDArray[Any] | None:
 
 
 def decoded_row(decoded: LabelledArrays) -> dict[str, Any]:
-    """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask."""
+    """Return a row of `decoded_schema`: bytes, shape and type of an image and of each mask.
+
+    They are stored as decoded. Frame and order of channels are known only after the whole set was
+    read, so they are applied at each read.
+    """
     row: dict[str, Any] = {"orientation": decoded.orientation, "channels": decoded.channels}
     row |= array_values("image", decoded.image) | array_values("valid", decoded.valid)
     for index, mask in enumerate(decoded.masks):

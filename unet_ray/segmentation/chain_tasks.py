@@ -15,7 +15,7 @@ from unet_ray.segmentation.stages.measure import Measure, summarize_work
 from unet_ray.segmentation.stages.work_done import WorkDone
 
 
-def decode(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator[pa.Table]:
+def decode_block(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator[pa.Table]:
     """Decode a block of images, and report the decoder's confinement to the driver once.
 
     Args:
@@ -32,7 +32,7 @@ def decode(plan: pa.Table, stage: Decode, guard: Guard, run_id: str) -> Iterator
     yield from guard.run("decode", stage, plan)
 
 
-def measure(probabilities: pa.Table, stage: Measure, guard: Guard) -> Iterator[pa.Table]:
+def measure_block(probabilities: pa.Table, stage: Measure, guard: Guard) -> Iterator[pa.Table]:
     """Measure a block of images, and report the work to the driver.
 
     Args:

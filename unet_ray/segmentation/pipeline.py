@@ -23,7 +23,7 @@ from unet_ray.cluster.attempts import Attempts
 from unet_ray.cluster.ray_data import TASK_CPUS, BlockStream, bytes_between
 from unet_ray.cluster.ray_internals import map_blocks
 from unet_ray.network.model_folder import Model
-from unet_ray.segmentation.chain_tasks import decode, measure
+from unet_ray.segmentation.chain_tasks import decode_block, measure_block
 from unet_ray.segmentation.guard import Guard
 from unet_ray.segmentation.isolation import Isolation
 from unet_ray.segmentation.monitoring import Progress
@@ -68,7 +68,7 @@ def build_chain(
     """
     planned = ray.data.from_blocks(blocks)
     decoded = planned.map_batches(
-        decode,
+        decode_block,
         fn_args=(stages.decode, guard, run_id),
         batch_size=None,
         num_cpus=TASK_CPUS,
@@ -83,7 +83,7 @@ def build_chain(
         **_AS_TABLES,
     )
     return predicted.map_batches(
-        measure,
+        measure_block,
         fn_args=(stages.measure, guard),
         batch_size=None,
         num_cpus=TASK_CPUS,

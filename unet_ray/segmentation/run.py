@@ -237,7 +237,7 @@ class SegmentationRun:
             device="cuda" if pool.uses_gpu else "cpu",
             precision=config.precision,
             threads=pool.threads,
-            halo=model.postprocessing.halo,
+            halo=self.postprocessing.halo,
         )
         return Stages(
             reading=self.reading,

@@ -217,7 +217,9 @@ def _save(
     setup: TrainingSetup,
     result: ray.train.Result,
 ) -> TrainResult:
-    """Make the model of the best checkpoint, and write it.
+    """Make the model of the best epoch, and write it.
+
+    Its weights (BEST) and record (`Progress.best`) are in the last checkpoint.
 
     Its thresholds are those that suited the validation images of the best epoch. If it separates
     touching objects, all its rules are chosen once more, by the objects that they give.

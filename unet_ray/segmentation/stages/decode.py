@@ -85,7 +85,7 @@ class Decode:
                 record = replace(record, read_s=record.read_s / min(reads, len(records)))
                 pixels = None
                 if data is not None:
-                    record, pixels = self._decode(record, data)
+                    record, pixels = self._decode_or_fail(record, data)
                     pending_bytes += 0 if pixels is None else pixels.nbytes
                 pending.append((record, pixels))
                 if pending_bytes >= self.block_bytes:
@@ -121,7 +121,7 @@ class Decode:
         read_s = time.perf_counter() - started
         return replace(record, source=source, content_hash=content_hash, read_s=read_s), data
 
-    def _decode(
+    def _decode_or_fail(
         self, record: ImageRecord, data: bytes | PlaneFile
     ) -> tuple[ImageRecord, NDArray[Any] | None]:
         """Return an image's record and its pixels, HWC; None if it failed or is a large one."""

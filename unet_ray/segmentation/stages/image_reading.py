@@ -17,7 +17,8 @@ class ImageReading:
     check_etags: bool
     """True if the plan's etags are the store's: a file with another etag has changed since."""
     channels: ChannelSelection | None = None
-    """Channels that the network takes of each image; None: all."""
+    """Channels that the network takes of each image; a run always sets them, from the model unless
+    `--channels` is given. None: all."""
     pixel_size_um: tuple[float, float] | None = None
     """Width and height of pixels for the network (µm); None: images are not resampled."""
     lossy_samples: bool = False

@@ -108,7 +108,10 @@ class Measure:
         mask_rows = []
 
         def find() -> Iterator[Regions]:
-            """Yield the regions of each class; collect the rows of the masks on the way."""
+            """Yield the regions of a class, so that they become rows before the next are found.
+
+            It also adds the row of the class's mask to `mask_rows`.
+            """
             for index, rule in enumerate(self.postprocessing.rules):
                 mask, separated = self.postprocessing.cut(index, prob_u8_khw)
                 mask_rows.append(self.mask_row(uri, index, mask, whole))
