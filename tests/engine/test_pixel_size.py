@@ -103,7 +103,7 @@ def test_labelled_images_are_resampled_for_an_evaluation(
     as_they_are = evaluate(replace(labelled, pixel_size="0.25"))
     assert np.array_equal(as_they_are.counts, plain.counts)
     unknown = {"images": f"{data.uri}/unknown/images", "masks": f"{data.uri}/unknown/masks"}
-    with pytest.raises(InputError, match=r"unknown/images/a\.tif: the file does not say"):
+    with pytest.raises(InputError, match=r"unknown/images/a\.tif: the file does not state"):
         evaluate(replace(labelled, **unknown))
 
 

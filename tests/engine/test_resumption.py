@@ -36,7 +36,7 @@ def test_a_training_resumes_on_the_same_contents_only(
     good = mask.read_bytes()
     empty = encode_pillow(np.zeros_like(np.asarray(Image.open(mask))))
     mask.write_bytes(empty + bytes(len(good) - len(empty)))
-    with pytest.raises(InputError, match=r"1 is changed \(first: masks/0001.png\); bring"):
+    with pytest.raises(InputError, match=r"1 is changed \(first: masks/0001.png\); restore"):
         train(replace(config, epochs=2))
 
     # the right files again, at another time and in another place

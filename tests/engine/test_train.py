@@ -240,7 +240,7 @@ def test_a_training_survives_the_loss_of_its_controller(archive: str) -> None:
             (controller,) = job.children("ray::TrainController")
             controller.kill()
         assert job.process.wait(300) == 0, job.output
-    lost = re.findall("the process that controls the training failed .*; going on", job.output)
+    lost = re.findall(r"the process that controls the training failed .*; resuming", job.output)
     assert len(lost) == 2, job.output
     assert job.output.count("from epoch 1\n") == 1
     assert "Traceback" not in job.output

@@ -163,7 +163,10 @@ def test_a_record_without_files_compares_their_number(config: TrainConfig, tmp_p
         (b"", "is damaged: not JSON: Expecting value"),
         (b'{"labelled_images": 4, "fil', "is damaged: not JSON: Unterminated string"),
         (b"\xff\xfe", "is damaged: not JSON: "),
-        (b'{"a":' + 100_000 * b"[" + 100_000 * b"]" + b"}", "is damaged: not JSON that can be"),
+        (
+            b'{"a":' + 100_000 * b"[" + 100_000 * b"]" + b"}",
+            "is damaged: its JSON is nested too deeply",
+        ),
         (b"[]", "is damaged: not a JSON object but a list"),
         (b"{}", "is damaged: KeyError: 'labelled_images'"),
         (b'{"labelled_images": 4, "files": {}}', "is damaged: KeyError: 'decisions'"),

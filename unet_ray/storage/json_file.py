@@ -43,7 +43,7 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except RecursionError:
-        raise InputError(f"{name}: cannot be read: its JSON is nested too deeply") from None
+        raise InputError(f"{name}: its JSON is nested too deeply") from None
     except ValueError as error:  # of the syntax, of the encoding, or a number of too many digits
         raise InputError(f"{name}: not JSON: {error}") from None
     if not isinstance(found, dict):

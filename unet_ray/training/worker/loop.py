@@ -90,7 +90,7 @@ def _describe_start(settings: WorkerSettings, group: WorkerGroup, progress: Prog
     workers = f"{group.size} workers" if group.size > 1 else "1 worker"
     lines = [
         f"{workers}, effective batch {crops_per_step}, "
-        f"{steps} steps per epoch, starting with epoch {progress.epochs + 1}"
+        f"{steps} steps per epoch, from epoch {progress.epochs + 1}"
     ]
     if group.size > 1 and group.device.type == "cpu" and settings.setup.network.norm == "batch":
         lines.append(
