@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,18 +98,17 @@ class Nodes:
         return len(self._nodes)
 
     def add(self) -> None:
-        """Start a node. It takes some seconds until the cluster has it."""
+        """Start a node, and wait until the cluster has it."""
         command = [f"{Path(sys.executable).parent}/ray", "start", "--block"]
         command += [f"--address=127.0.0.1:{self._port}", f"--temp-dir={self._users['RAY_FILES']}"]
         command += [f"--dashboard-agent-listen-port={free_port()}", *self._flags]
-        self._nodes.append(
-            subprocess.Popen(
-                command,
-                env=self._users,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        )
+        handle, log = tempfile.mkstemp(dir=self._users["RAY_FILES"])
+        with os.fdopen(handle, "wb") as output:
+            node = subprocess.Popen(command, env=self._users, stdout=output, stderr=output)
+        self._nodes.append(node)
+        while b"Ray runtime started" not in Path(log).read_bytes():
+            assert node.poll() is None, Path(log).read_text()
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """Kill all processes of the newest node."""
