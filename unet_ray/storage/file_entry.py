@@ -1,4 +1,4 @@
-"""What a listing or a manifest says of a file: one as an object, many as rows of an Arrow table."""
+"""A file that a listing or a manifest names, as an object; many of them as rows of a table."""
 
 from __future__ import annotations
 

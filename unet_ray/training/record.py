@@ -8,14 +8,15 @@ it is resumed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from unet_ray.errors import InputError, one_line
 from unet_ray.flags import ClassSpec
 from unet_ray.imaging.channels import InputChannels
 from unet_ray.imaging.labels.labelling import Labelling
+from unet_ray.labelled_data.grouping.groups import Grouping
 from unet_ray.labelled_data.labelled_set import LabelledSet
 from unet_ray.labelled_data.statistics import DatasetStatistics
 from unet_ray.network.config import Precision
@@ -94,6 +95,18 @@ class DataDecisions:
     split them one by one."""
     grouped_by: str = "image"
     """Name of what groups are."""
+
+    def with_grouping(self, names: Sequence[str], grouping: Grouping | None) -> DataDecisions:
+        """Return the decisions with the groups of the labelled images, if there are any.
+
+        Args:
+            names: Names of all labelled images, as in `LabelledSet.names`.
+            grouping: Their groups in the same order.
+        """
+        if grouping is None:
+            return self
+        groups = dict(zip(names, grouping.groups, strict=True))
+        return replace(self, groups=groups, grouped_by=grouping.by)
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,8 @@ def set_up_training(
     statistics.check_readable(config.max_error_rate)
     notes = [*labelled.notes, *statistics.check_types()]
     _check_any_usable(config, statistics)
-    labelling, more = interpret_masks(
-        config, labelled, statistics, before.labelling if before else None
-    )
+    known = before.labelling if before else None
+    labelling, more = interpret_masks(config, labelled, statistics, known)
     notes += [*statistics.notes, *more]
     if config.normalise != "percentile" and not initial:
         notes += statistics.note_sample_ranges()
@@ -155,9 +154,7 @@ def set_up_training(
     _log_notes(notes, pixel_size_um)
     sampler = _make_sampler(config, statistics, training_indices, labelling, preprocessing, network)
     decisions = DataDecisions(labelling, preprocessing, split.validation, inputs)
-    if split.grouping:
-        groups = dict(zip(labelled.names, split.grouping.groups, strict=True))
-        decisions = replace(decisions, groups=groups, grouped_by=split.grouping.by)
+    decisions = decisions.with_grouping(labelled.names, split.grouping)
     most_workers = parse_range(config.workers, "--workers")[1]
     validation_set = validation or statistics
     if validation:
